@@ -1,0 +1,76 @@
+# One command from a fresh machine: `make exp NAME=tiger_tiny` sets everything up and runs the whole pipeline.
+#
+#   NAME, STAGE, ARGS   experiment, last stage, overrides: make exp NAME=tiger_beauty ARGS="seed=2 model.num_layers=3"
+#   EXTRAS              what is installed (remembered): make setup EXTRAS=gpu,text,wandb,dev on a CUDA machine
+#   PYTHON_BIN          the Python that makes the environment (>= 3.11)
+#   TORCH_INDEX         where torch comes from: TORCH_INDEX=https://download.pytorch.org/whl/cpu for the small CPU build
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup exp test check smoke bench lock clean
+
+PYTHON_BIN ?= python3
+PYTHON := .venv/bin/python
+UV := .venv/bin/uv
+comma := ,
+DEFAULT_EXTRAS := cpu,text,wandb,dev
+EXTRAS ?= $(or $(shell cat .venv/.extras 2>/dev/null),$(DEFAULT_EXTRAS))
+EXTRA_LIST := $(subst $(comma), ,$(EXTRAS))
+$(if $(and $(filter cpu,$(EXTRA_LIST)),$(filter gpu,$(EXTRA_LIST))),$(error EXTRAS=$(EXTRAS): cpu or gpu, never both))
+STAMP := .venv/.setup-$(subst $(comma),-,$(EXTRAS))
+UNWANTED := $(if $(filter gpu,$(EXTRA_LIST)),faiss-cpu,faiss-gpu)
+
+# uv reads neither pip's settings nor, unless told, the machine's certificates.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+export UV_SYSTEM_CERTS ?= true
+# glibc otherwise returns large temporary tensors to the system at once: half the time of decoding is page faults.
+export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
+export MALLOC_TRIM_THRESHOLD_ ?= 34359738368
+
+help:  ## list the targets
+	@sed -n '2,/^SHELL/s/^# \{0,1\}//p' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMP)  ## install the environment into .venv; the other targets do it by themselves
+
+# The stamp comes last, so an interrupted set-up never counts as done.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON_BIN) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON_BIN) is missing or older than Python 3.11: make setup PYTHON_BIN=/path/to/python3.11" >&2; exit 1; }
+	@rm -f .venv/.setup-*
+	$(PYTHON_BIN) -m venv .venv
+	@echo "$(EXTRAS)" > .venv/.extras
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check "uv>=0.5,<1"
+	@$(UV) pip uninstall --quiet --python $(PYTHON) $(UNWANTED)
+	$(UV) pip install --python $(PYTHON) --constraint constraints.txt \
+	  $(if $(TORCH_INDEX),--index $(TORCH_INDEX) --index-strategy unsafe-best-match) --editable ".[$(EXTRAS)]"
+	@touch $@
+
+exp: $(STAMP)  ## run an experiment: NAME=tiger_beauty [STAGE=prepare] [ARGS="seed=2 ..."]; without NAME, list them
+	@$(PYTHON) -m experiments.run $(NAME) $(if $(STAGE),stage=$(STAGE)) $(ARGS)
+
+test: $(STAMP)  ## run the tests: [ARGS="tests/sid -k trie"]
+	$(PYTHON) -m pytest $(ARGS)
+
+check: $(STAMP)  ## linter, formatter, types, tests
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m pytest
+
+smoke: $(STAMP)  ## the whole pipeline on a small synthetic catalogue, in a temporary folder
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	  $(PYTHON) -m experiments.run tiger_tiny output_dir="$$folder" $(ARGS)
+
+bench: $(STAMP)  ## speed beside the peers: [ARGS="..."]
+	$(PYTHON) -m benchmarks.run $(ARGS)
+
+lock: $(STAMP)  ## renew constraints.txt: the newest versions within pyproject.toml's ranges
+	$(UV) pip compile --quiet --upgrade --python-version 3.11 --no-header --no-annotate --no-emit-find-links \
+	  $(foreach extra,$(subst $(comma), ,$(DEFAULT_EXTRAS)),--extra $(extra)) pyproject.toml --output-file .venv/lock.txt
+	@{ echo "# Versions of the default set-up (extras $(DEFAULT_EXTRAS)); renewed by: make lock"; \
+	  sed -E '/^(nvidia-|cuda-|triton)/d; s/^([^ ]+==[^ +]+)\+[^ ]+/\1/' .venv/lock.txt; } > constraints.txt
+
+clean:  ## remove the environment and caches; data, artifacts and runs stay
+	rm -rf .venv *.egg-info build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

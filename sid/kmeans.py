@@ -1,0 +1,49 @@
+"""k-means by faiss, and residual k-means on top of it.
+
+Legend: B vectors, N items, K centres, D width, L levels.
+"""
+
+import torch
+from torch import Tensor
+
+from sid.errors import UserError
+
+
+def kmeans(vectors_ND: Tensor, num_centres: int, seed: int, iterations: int = 20) -> Tensor:
+    """(K, D) centres of all N vectors (no subsampling). Deterministic for a seed and a number of threads.
+
+    Raises UserError when there are fewer vectors than centres, or faiss is missing.
+    """
+    if len(vectors_ND) < num_centres:
+        raise UserError(f"a codebook of {num_centres} codes needs as many items, there are {len(vectors_ND)}; lower it")
+    try:
+        import faiss
+    except ImportError as error:
+        raise UserError("faiss is missing; install an extra: pip install -e '.[cpu]' or '.[gpu]'") from error
+
+    search = faiss.Kmeans(
+        vectors_ND.shape[1],
+        num_centres,
+        niter=iterations,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(vectors_ND),
+    )
+    search.train(vectors_ND.detach().float().cpu().contiguous().numpy())
+    return torch.from_numpy(search.centroids.copy()).to(vectors_ND)
+
+
+def nearest(vectors_BD: Tensor, centres_KD: Tensor) -> Tensor:
+    """(B,) index of the nearest centre by Euclidean distance; the lowest index among equals."""
+    distance_BK = centres_KD.square().sum(1) - 2 * vectors_BD @ centres_KD.T
+    return distance_BK.argmin(1)
+
+
+def residual_kmeans(vectors_ND: Tensor, codebook_sizes: tuple[int, ...], seed: int) -> tuple[Tensor, list[Tensor]]:
+    """Codes (N, L) and centres (K_l, D) of every level: k-means on what the levels before leave over (RQ-k-means)."""
+    residual_ND, codes, levels = vectors_ND, [], []
+    for level, size in enumerate(codebook_sizes):
+        levels.append(kmeans(residual_ND, size, seed + level))
+        codes.append(nearest(residual_ND, levels[-1]))
+        residual_ND = residual_ND - levels[-1][codes[-1]]
+    return torch.stack(codes, dim=1), levels

@@ -1,0 +1,125 @@
+"""The artifact between the two trained stages: which codes every item of a catalogue has.
+
+Legend: N items, L levels (the collision digit is the last of them).
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sid.collisions import collision_digit
+from sid.errors import UserError
+from sid.trie import Trie
+
+_CODES, _HEADER = "sids.safetensors", "sids.json"
+
+
+@dataclass(frozen=True)
+class SIDTable:
+    """Distinct codes of N items, with the codebook size of every level (levels may differ).
+
+    Raises UserError when two items share their codes or a code lies outside its codebook.
+    """
+
+    codes_NL: Tensor
+    """(N, L) int64, row i is item i."""
+    codebook_sizes: tuple[int, ...]
+    catalog: str = ""
+    """Hash of the catalogue whose items these are; '' when it has none."""
+
+    def __post_init__(self) -> None:
+        if self.codes_NL.ndim != 2 or self.codes_NL.shape[1] != len(self.codebook_sizes):
+            raise UserError(
+                f"codes have shape {tuple(self.codes_NL.shape)}, but there are {len(self.codebook_sizes)} codebook "
+                f"sizes: {list(self.codebook_sizes)}; expected (items, {len(self.codebook_sizes)})"
+            )
+        sizes_L = torch.tensor(self.codebook_sizes)
+        wrong = ((self.codes_NL < 0) | (self.codes_NL >= sizes_L)).nonzero()
+        if len(wrong):
+            item, level = wrong[0].tolist()
+            raise UserError(
+                f"item {item} has code {self.codes_NL[item, level]} at level {level}, "
+                f"whose codebook holds 0..{self.codebook_sizes[level] - 1}"
+            )
+        shared = self.num_items - len(self.codes_NL.unique(dim=0))
+        if shared:
+            raise UserError(f"{shared} items share the codes of another item; append a digit with SIDTable.resolve")
+
+    @classmethod
+    def resolve(cls, codes_NL: Tensor, codebook_sizes: tuple[int, ...], catalog: str = "") -> "SIDTable":
+        """A table from codes that may collide: one more level holds the index among the items with the same codes.
+
+        The level is always there, so that L does not depend on chance; its size is the largest group.
+        """
+        digit_N = collision_digit(codes_NL)
+        return cls(
+            torch.cat([codes_NL, digit_N[:, None]], dim=1), (*codebook_sizes, int(digit_N.max()) + 1), catalog
+        )
+
+    @property
+    def num_items(self) -> int:
+        return len(self.codes_NL)
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.codebook_sizes)
+
+    @cached_property
+    def trie(self) -> Trie:
+        return Trie.from_codes(self.codes_NL)
+
+    def items_of(self, codes: Tensor) -> Tensor:
+        """Items (...) with the given codes (..., L); -1 where no item has them."""
+        return self.trie.find(codes)
+
+    def require_catalog(self, catalog: str, num_items: int) -> None:
+        """Raises UserError unless this table was made for the given catalogue."""
+        if self.num_items != num_items or (self.catalog and catalog and self.catalog != catalog):
+            raise UserError(
+                f"this SID table holds {self.num_items} items of catalogue {self.catalog or '(unnamed)'}, but the "
+                f"catalogue is {catalog or '(unnamed)'} with {num_items} items; run the tokenize stage on it"
+            )
+
+    def save(self, folder: Path) -> None:
+        """Writes sids.safetensors and sids.json into `folder`."""
+        from safetensors.torch import save_file
+
+        codes_NL = self.codes_NL.int().contiguous()
+        save_file({"codes": codes_NL}, folder / _CODES)
+        header = {
+            "codebook_sizes": list(self.codebook_sizes),
+            "num_items": self.num_items,
+            "catalog": self.catalog,
+            "sha256": hashlib.sha256(codes_NL.numpy().tobytes()).hexdigest(),
+        }
+        (folder / _HEADER).write_text(json.dumps(header, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "SIDTable":
+        """Reads a saved table. Raises UserError when a file is missing or the codes are not those the header names."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            header = json.loads((folder / _HEADER).read_text())
+            codes_NL = load_file(folder / _CODES)["codes"]
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise UserError(f"{folder} holds no readable SID table ({_CODES}, {_HEADER}): {error}") from error
+        if hashlib.sha256(codes_NL.numpy().tobytes()).hexdigest() != header["sha256"]:
+            raise UserError(f"{folder / _CODES} does not hold the codes that {_HEADER} describes; make it again")
+        return cls(codes_NL.long(), tuple(header["codebook_sizes"]), header["catalog"])
+
+    def words(self, codes_L: Tensor) -> str:
+        """One semantic ID for people: `<a_12><b_7><c_201><d_0>`."""
+        return "".join(f"<{chr(ord('a') + level)}_{code}>" for level, code in enumerate(codes_L.tolist()))
+
+    def export(self, path: Path, raw_ids: list[str], titles: list[str]) -> None:
+        """A tab-separated file for people: item, raw id, semantic ID, title; sorted by code so that kin stand together."""
+        order_N = self.trie.leaf_item.tolist()
+        rows = (f"{i}\t{raw_ids[i]}\t{self.words(self.codes_NL[i])}\t{titles[i]}\n" for i in order_N)
+        path.write_text("item\traw_id\tsemantic_id\ttitle\n" + "".join(rows))

@@ -1,0 +1,140 @@
+"""Prefix trees over semantic IDs as CSR tensors, for constrained decoding and for looking items up.
+
+Legend: B users, K beams, C children (padded), L levels, N items, n nodes of a level.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Children(NamedTuple):
+    """The continuations of every beam at one level; where `valid_BKC` is False the other two hold padding."""
+
+    codes_BKC: Tensor
+    nodes_BKC: Tensor
+    valid_BKC: Tensor
+
+
+class PrefixTree(Protocol):
+    """What a beam search needs to know about the sequences it may write."""
+
+    @property
+    def num_levels(self) -> int: ...
+
+    def children(self, level: int, nodes_BK: Tensor) -> Children:
+        """Continuations at `level` of the prefixes `nodes_BK` (at level 0: all zeros, the root)."""
+
+    def items(self, nodes_BK: Tensor, codes_BKL: Tensor) -> Tensor:
+        """Items of finished sequences (B, K); -1 where the codes belong to no item."""
+
+    def to(self, device: torch.device | str) -> "PrefixTree":
+        """The same tree on another device."""
+
+
+@dataclass(frozen=True)
+class Trie:
+    """The valid semantic IDs of a catalogue. Nodes of a level are numbered by their prefix, in lexicographic order.
+
+    `codes[l]` (n_l,) int32 is the last code of every prefix of length l + 1; the children of node i of level l are the
+    nodes `first_child[l][i] .. first_child[l][i + 1] - 1` of level l + 1. The leaves carry one item each.
+    Memory: 8 bytes a node. The padded read of at most `branching[l]` children is the scheme of STATIC (arXiv
+    2602.22647).
+    """
+
+    codes: tuple[Tensor, ...]
+    first_child: tuple[Tensor, ...]
+    leaf_item: Tensor
+    branching: tuple[int, ...]
+
+    @classmethod
+    def from_codes(cls, codes_NL: Tensor) -> "Trie":
+        """The trie of N distinct code sequences (N, L). Cost: one lexicographic sort."""
+        num_items, num_levels = codes_NL.shape
+        order_N = torch.arange(num_items, device=codes_NL.device)
+        for level in reversed(range(num_levels)):
+            order_N = order_N[torch.argsort(codes_NL[order_N, level], stable=True)]
+        sorted_NL = codes_NL[order_N]
+        starts_N = torch.zeros(num_items, dtype=torch.bool, device=codes_NL.device)
+        starts_N[0] = True
+        rows, codes, first_child = [], [], []
+        for level in range(num_levels):
+            starts_N[1:] |= sorted_NL[1:, level] != sorted_NL[:-1, level]
+            rows.append(starts_N.nonzero().squeeze(1))
+            codes.append(sorted_NL[rows[-1], level].int())
+        for above, below in zip(rows, rows[1:], strict=False):
+            bounds = torch.cat([above, above.new_tensor([num_items])])
+            first_child.append(torch.searchsorted(below, bounds).int())
+        widest = [int(offsets.diff().max()) for offsets in first_child]
+        return cls(tuple(codes), tuple(first_child), order_N.int(), (len(codes[0]), *widest))
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.codes)
+
+    def to(self, device: torch.device | str) -> "Trie":
+        """The same trie on another device."""
+        return Trie(
+            tuple(t.to(device) for t in self.codes),
+            tuple(t.to(device) for t in self.first_child),
+            self.leaf_item.to(device),
+            self.branching,
+        )
+
+    def _range(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        if level == 0:
+            return torch.zeros_like(nodes), torch.full_like(nodes, len(self.codes[0]))
+        first_child = self.first_child[level - 1]
+        return first_child[nodes].long(), first_child[nodes + 1].long()
+
+    def children(self, level: int, nodes_BK: Tensor) -> Children:
+        start_BK, end_BK = self._range(level, nodes_BK)
+        offsets_C = torch.arange(self.branching[level], device=nodes_BK.device)
+        nodes_BKC = start_BK[..., None] + offsets_C
+        valid_BKC = nodes_BKC < end_BK[..., None]
+        nodes_BKC = nodes_BKC.clamp_max_(len(self.codes[level]) - 1)
+        return Children(self.codes[level][nodes_BKC].long(), nodes_BKC, valid_BKC)
+
+    def items(self, nodes_BK: Tensor, codes_BKL: Tensor) -> Tensor:
+        return self.leaf_item[nodes_BK].long()
+
+    def find(self, codes: Tensor) -> Tensor:
+        """Items with the given codes (..., L), -1 where there is none: one binary search a level."""
+        node = torch.zeros(codes.shape[:-1], dtype=torch.long, device=codes.device)
+        found = torch.ones_like(node, dtype=torch.bool)
+        for level in range(self.num_levels):
+            low, end = self._range(level, node)
+            high, last = end, len(self.codes[level]) - 1
+            for _ in range(self.branching[level].bit_length()):
+                middle = (low + high) // 2
+                right = (low < high) & (self.codes[level][middle.clamp_max(last)] < codes[..., level])
+                low, high = torch.where(right, middle + 1, low), torch.where(right, high, torch.minimum(middle, high))
+            node = low.clamp_max(last)
+            found &= (low < end) & (self.codes[level][node] == codes[..., level])
+        return torch.where(found, self.leaf_item[node].long(), -1)
+
+
+@dataclass(frozen=True)
+class FreeTree:
+    """Every sequence of codes, valid or not: an unconstrained beam search, for the invalid-ID rate."""
+
+    codebook_sizes: tuple[int, ...]
+    trie: Trie
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.codebook_sizes)
+
+    def children(self, level: int, nodes_BK: Tensor) -> Children:
+        codes_C = torch.arange(self.codebook_sizes[level], device=nodes_BK.device)
+        codes_BKC = codes_C.expand(*nodes_BK.shape, -1)
+        return Children(codes_BKC, torch.zeros_like(codes_BKC), torch.ones_like(codes_BKC, dtype=torch.bool))
+
+    def items(self, nodes_BK: Tensor, codes_BKL: Tensor) -> Tensor:
+        return self.trie.find(codes_BKL)
+
+    def to(self, device: torch.device | str) -> "FreeTree":
+        """The same tree on another device."""
+        return FreeTree(self.codebook_sizes, self.trie.to(device))
