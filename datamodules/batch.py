@@ -1,0 +1,30 @@
+"""What a data module yields and a Lightning module takes.
+
+Legend: B examples, S tokens, T history items, L levels.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class SequenceBatch(NamedTuple):
+    """Histories and the next item of every one; rows are padded on the right."""
+
+    tokens_BS: Tensor
+    """(B, S) int64 token ids: the user token, then the codes of the history, oldest first; PAD (0) behind."""
+    codes_BL: Tensor
+    """(B, L) int64 codes of the target."""
+    history_BT: Tensor
+    """(B, T) int64 items of the history, oldest first; -1 behind."""
+    target_B: Tensor
+    """(B,) int64 item to predict."""
+    user_B: Tensor
+    """(B,) int64 user numbers."""
+
+
+class IndexBatch(NamedTuple):
+    """Rows of a table that lives on the device."""
+
+    rows_B: Tensor
+    """(B,) int64."""

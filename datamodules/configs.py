@@ -1,0 +1,19 @@
+"""How histories become batches. Light, like `models.configs`."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class SequenceConfig:
+    """What the retriever sees of a history, and how many examples at a time."""
+
+    max_items: int = 20
+    """Most recent history items that the model sees."""
+    batch_size: int = 256
+    """Training examples a batch and process."""
+    eval_batch_size: int = 128
+    """Users decoded at a time."""
+    steps_per_epoch: int = 0
+    """Training steps between two validations; 0: one pass over all training examples."""
+    eval_users: int = 0
+    """Validate on this many users, a fixed random subset; 0: on all. The test is always on all."""

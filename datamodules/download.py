@@ -1,0 +1,81 @@
+"""Fetching raw files: resumed, size-checked, and in place only when complete."""
+
+import http.client
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from sid.errors import UserError
+
+CHUNK_BYTES = 1 << 20
+TIMEOUT_SECONDS = 30.0
+
+
+def fetch(url: str, target: Path, label: str) -> Path:
+    """Download `url` to `target` with a progress bar; do nothing if `target` exists.
+
+    The bytes go to `<target>.part`, from which a later call goes on with a Range request. The file takes its name
+    only when it has the size that the server announced.
+
+    Returns:
+        target.
+
+    Raises:
+        UserError: no connection, an HTTP error, or a size that is not the announced one.
+    """
+    if target.exists():
+        return target
+    part = target.with_name(target.name + ".part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        expected = _stream(url, part, label)
+    except urllib.error.HTTPError as error:
+        raise UserError(f"{url}: the server answers {error.code} {error.reason}.") from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        kept = f" What has arrived is kept in {part}; run again to go on." if part.exists() else ""
+        raise UserError(f"{url}: {reason}.{kept}") from error
+    size = part.stat().st_size
+    if expected is not None and size < expected:
+        raise UserError(f"{url}: the connection ended after {size} of {expected} bytes. Run again to go on.")
+    os.replace(part, target)
+    return target
+
+
+def _stream(url: str, part: Path, label: str) -> int | None:
+    """Append what is missing of `url` to `part`; return the announced full size, None if the server gives none."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not have:
+            raise
+        total = error.headers.get("Content-Range", "").rpartition("/")[2]
+        if total == str(have):
+            return have
+        part.unlink()
+        return _stream(url, part, label)
+    with response:
+        resumed = response.status == 206
+        if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            part.unlink()
+            return _stream(url, part, label)
+        have = have if resumed else 0
+        length = response.headers.get("Content-Length")
+        expected = have + int(length) if length is not None else None
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        with (
+            open(part, "ab" if resumed else "wb") as file,
+            Progress(*columns, console=console, disable=not console.is_terminal) as progress,
+        ):
+            task = progress.add_task(label, total=expected, completed=have)
+            while chunk := response.read1(CHUNK_BYTES):
+                file.write(chunk)
+                progress.advance(task, len(chunk))
+    return expected

