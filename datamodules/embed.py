@@ -36,7 +36,9 @@ class EmbedConfig:
     """
 
     encoder: str = "minilm"
-    path: str = field(default="", metadata={"hashed": False})  # file: .npy (N, D) in item order, or .parquet with columns item (raw id), vector (list of floats)
+    path: str = field(
+        default="", metadata={"hashed": False}
+    )  # file: .npy (N, D) in item order, or .parquet with columns item (raw id), vector (list of floats)
     dim: int = 256  # tfidf: SVD components, fewer when the catalogue is smaller
     fields: list[str] = field(default_factory=lambda: ["title", "brand", "categories", "price", "text"])
     batch_size: int = 64

@@ -3,7 +3,7 @@
 Legend: U users, M events, N items, E examples, B examples of a batch, T history items, L levels, S tokens.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import lightning
@@ -78,14 +78,14 @@ def evaluation_batches(length_E: np.ndarray, batch_size: int, rank: int, world_s
 class BatchLoader:
     """Batches of example numbers, collated as they are asked for. Collation is array work, so there are no workers."""
 
-    def __init__(self, batches: list[np.ndarray], collate: Callable[[np.ndarray], SequenceBatch]) -> None:
+    def __init__(self, batches: list[np.ndarray], collate: Collate) -> None:
         self.batches, self.collate = batches, collate
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[SequenceBatch]:
-        return map(self.collate, self.batches)
+        return (self.collate(rows_B) for rows_B in self.batches)
 
 
 class SequenceDataModule(lightning.LightningDataModule):

@@ -3,6 +3,7 @@
 Legend: B vectors, D input width, L levels.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ class Losses(NamedTuple):
 
 def _mlp(widths: list[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

@@ -7,7 +7,7 @@ Legend: B users, S source tokens, T target tokens, K beams, P past positions, H 
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ class Shape:
 
 
 def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
-    """`F.dropout`; on a CPU with 16 random bits an element, three times as fast there (the rate is rounded to 2^-16)."""
+    """`F.dropout`; on a CPU from 16 random bits an element, three times as fast (the rate is rounded to 2^-16)."""
     if not training or rate == 0.0:
         return x
     if x.device.type != "cpu":
@@ -260,7 +260,8 @@ class Decoder(nn.Module):
 
     def begin(self, source_BSD: Tensor, mask_B11S: Tensor | None) -> DecoderState:
         """The state before the first token."""
-        source = [layer.cross.keys_values(source_BSD) for layer in self.layers]
+        layers: Any = self.layers
+        source = [layer.cross.keys_values(source_BSD) for layer in layers]
         return DecoderState(source, mask_B11S, [None] * len(source))
 
     def step(self, x_BKD: Tensor, parents_BK: Tensor | None, state: DecoderState) -> tuple[Tensor, DecoderState]:
@@ -269,7 +270,8 @@ class Decoder(nn.Module):
         length = 1 if first is None else first.keys_BKPHE.shape[2] + 1
         bias_HP = self.bias(1, length)[0, :, 0]
         past = []
-        for layer, source, before in zip(self.layers, state.source, state.past, strict=True):
+        layers: Any = self.layers
+        for layer, source, before in zip(layers, state.source, state.past, strict=True):
             normed = layer.attention_norm(x_BKD)
             attended, after = layer.attention.beam_attention(normed, before, parents_BK, bias_HP)
             x_BKD = layer.after_self(x_BKD + attended, source, state.mask_B11S)

@@ -44,13 +44,11 @@ def beam_search(model: Generator, state: Any, tree: PrefixTree, num_beams: int) 
     siblings and change the ranking. The first step runs on one beam. Where a catalogue holds fewer than `num_beams`
     items the rest is filled with item -1 at score -inf.
     """
-    codes_BK = parents_BK = prefix_BKL = None
+    next_BKV, state = model.next_logp(state, 0, None, None)
+    logp_BK = next_BKV.new_zeros(len(next_BKV), 1)
+    nodes_BK = torch.zeros_like(logp_BK, dtype=torch.long)
+    prefix_BKL = nodes_BK.new_zeros(len(next_BKV), 1, 0)
     for level in range(tree.num_levels):
-        next_BKV, state = model.next_logp(state, level, codes_BK, parents_BK)
-        if prefix_BKL is None:
-            logp_BK = next_BKV.new_zeros(len(next_BKV), 1)
-            nodes_BK = torch.zeros_like(logp_BK, dtype=torch.long)
-            prefix_BKL = nodes_BK.new_zeros(len(next_BKV), 1, 0)
         child = tree.children(level, nodes_BK)
         total_BKC = logp_BK[..., None] + next_BKV.gather(2, child.codes_BKC)
         total_BKC = total_BKC.masked_fill(~child.valid_BKC, -torch.inf)
@@ -61,6 +59,8 @@ def beam_search(model: Generator, state: Any, tree: PrefixTree, num_beams: int) 
         nodes_BK = child.nodes_BKC.flatten(1).gather(1, picks_BK)
         prefix_BKL = prefix_BKL.gather(1, parents_BK[..., None].expand(-1, -1, level))
         prefix_BKL = torch.cat([prefix_BKL, codes_BK[..., None]], dim=2)
+        if level + 1 < tree.num_levels:
+            next_BKV, state = model.next_logp(state, level + 1, codes_BK, parents_BK)
     items_BK = tree.items(nodes_BK, prefix_BKL).masked_fill(logp_BK == -torch.inf, -1)
     missing = (0, num_beams - items_BK.shape[1])
     return Recommendations(

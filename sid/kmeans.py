@@ -30,7 +30,7 @@ def kmeans(vectors_ND: Tensor, num_centres: int, seed: int, iterations: int = 20
         max_points_per_centroid=len(vectors_ND),
     )
     search.train(vectors_ND.detach().float().cpu().contiguous().numpy())
-    return torch.from_numpy(search.centroids.copy()).to(vectors_ND)
+    return torch.tensor(search.centroids).to(vectors_ND)
 
 
 def nearest(vectors_BD: Tensor, centres_KD: Tensor) -> Tensor:

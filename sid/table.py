@@ -57,9 +57,7 @@ class SIDTable:
         The level is always there, so that L does not depend on chance; its size is the largest group.
         """
         digit_N = collision_digit(codes_NL)
-        return cls(
-            torch.cat([codes_NL, digit_N[:, None]], dim=1), (*codebook_sizes, int(digit_N.max()) + 1), catalog
-        )
+        return cls(torch.cat([codes_NL, digit_N[:, None]], dim=1), (*codebook_sizes, int(digit_N.max()) + 1), catalog)
 
     @property
     def num_items(self) -> int:
@@ -107,19 +105,20 @@ class SIDTable:
 
         try:
             header = json.loads((folder / _HEADER).read_text())
+            sizes, catalog, digest = tuple(header["codebook_sizes"]), header["catalog"], header["sha256"]
             codes_NL = load_file(folder / _CODES)["codes"]
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
             raise UserError(f"{folder} holds no readable SID table ({_CODES}, {_HEADER}): {error}") from error
-        if hashlib.sha256(codes_NL.numpy().tobytes()).hexdigest() != header["sha256"]:
+        if hashlib.sha256(codes_NL.numpy().tobytes()).hexdigest() != digest:
             raise UserError(f"{folder / _CODES} does not hold the codes that {_HEADER} describes; make it again")
-        return cls(codes_NL.long(), tuple(header["codebook_sizes"]), header["catalog"])
+        return cls(codes_NL.long(), sizes, catalog)
 
     def words(self, codes_L: Tensor) -> str:
         """One semantic ID for people: `<a_12><b_7><c_201><d_0>`."""
         return "".join(f"<{chr(ord('a') + level)}_{code}>" for level, code in enumerate(codes_L.tolist()))
 
     def export(self, path: Path, raw_ids: list[str], titles: list[str]) -> None:
-        """A tab-separated file for people: item, raw id, semantic ID, title; sorted by code so that kin stand together."""
+        """A tab-separated file for people: item, raw id, semantic ID, title; sorted by code."""
         order_N = self.trie.leaf_item.tolist()
         rows = (f"{i}\t{raw_ids[i]}\t{self.words(self.codes_NL[i])}\t{titles[i]}\n" for i in order_N)
         path.write_text("item\traw_id\tsemantic_id\ttitle\n" + "".join(rows))

@@ -4,6 +4,7 @@ Legend: B users, K beams, C children (padded), L levels, N items, n nodes of a l
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import torch
@@ -64,7 +65,7 @@ class Trie:
             starts_N[1:] |= sorted_NL[1:, level] != sorted_NL[:-1, level]
             rows.append(starts_N.nonzero().squeeze(1))
             codes.append(sorted_NL[rows[-1], level].int())
-        for above, below in zip(rows, rows[1:], strict=False):
+        for above, below in pairwise(rows):
             bounds = torch.cat([above, above.new_tensor([num_items])])
             first_child.append(torch.searchsorted(below, bounds).int())
         widest = [int(offsets.diff().max()) for offsets in first_child]

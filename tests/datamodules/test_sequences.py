@@ -1,5 +1,6 @@
 """Legend: U users, M events, N items, E examples, B examples of a batch, T history items, L levels."""
 
+from itertools import chain, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,14 +48,16 @@ def synthetic(num_users: int = 60, **config: int) -> SequenceDataModule:
 
 
 def as_rank(data: SequenceDataModule, rank: int, world_size: int, epoch: int = 0) -> SequenceDataModule:
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, current_epoch=epoch)  # type: ignore
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, current_epoch=epoch)
     return data
 
 
 def questions(loader: BatchLoader) -> list[tuple[int, int]]:
     """(user, how many items come before the target), of every example; histories must not be cut."""
     batches = list(loader)
-    return [(u, n) for b in batches for u, n in zip(b.user_B.tolist(), (b.history_BT >= 0).sum(1).tolist(), strict=True)]
+    return [
+        (u, n) for b in batches for u, n in zip(b.user_B.tolist(), (b.history_BT >= 0).sum(1).tolist(), strict=True)
+    ]
 
 
 histories_of_users = st.lists(
@@ -68,13 +71,13 @@ def slow_row(data: SequenceDataModule, items: list[int], user: int, width: int) 
     tokens = [int(collate.tokens.user(torch.tensor(user)))]
     for item in items:
         tokens += [
-            int(code) + offset
-            for code, offset in zip(collate.codes_NL[item], collate.tokens.offsets, strict=False)
+            int(code) + offset for code, offset in zip(collate.codes_NL[item], collate.tokens.offsets, strict=False)
         ]
     missing = width - len(items)
     return tokens + [PAD] * missing * collate.tokens.num_levels, items + [-1] * missing
 
 
+@settings(max_examples=50, deadline=None)
 @given(histories_of_users, st.integers(1, 5))
 def test_a_batch_equals_a_loop_over_its_examples(histories: list[list[int]], max_items: int) -> None:
     data = data_of(catalog_of(histories), max_items=max_items)
@@ -103,6 +106,7 @@ def test_without_user_tokens_a_row_starts_with_its_first_item() -> None:
     assert torch.equal(bare.tokens.decode(batch.tokens_BS), bare.codes_NL[[4]])
 
 
+@settings(max_examples=50, deadline=None)
 @given(histories_of_users, st.integers(1, 7), st.integers(0, 3))
 def test_every_training_prefix_comes_exactly_once_a_pass(
     histories: list[list[int]], batch_size: int, epoch: int
@@ -115,6 +119,7 @@ def test_every_training_prefix_comes_exactly_once_a_pass(
     assert len(loader) == -(-len(prefixes) // batch_size) == data.passes
 
 
+@settings(max_examples=50, deadline=None)
 @given(histories_of_users)
 def test_validation_and_test_ask_every_user_once_for_the_last_two_items(histories: list[list[int]]) -> None:
     data = data_of(catalog_of(histories), eval_batch_size=2)
@@ -122,7 +127,7 @@ def test_validation_and_test_ask_every_user_once_for_the_last_two_items(historie
     assert sorted(questions(data.test_dataloader())) == [(u, len(items) - 1) for u, items in enumerate(histories)]
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(histories_of_users, st.data())
 def test_no_target_and_nothing_later_reaches_a_batchs_inputs(histories: list[list[int]], draw: st.DataObject) -> None:
     """Changes the target of an example and everything after it: the inputs of the example stay as they are."""
@@ -180,15 +185,16 @@ def as_lists(batches: list[np.ndarray]) -> list[list[int]]:
     return [batch.tolist() for batch in batches]
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=60), st.integers(1, 9), st.integers(0, 10**6))
 def test_bucketed_batches_hold_every_example_once_and_neighbours_in_length(
     lengths: list[int], batch_size: int, seed: int
 ) -> None:
     batches = bucketed_batches(np.array(lengths), batch_size, np.random.default_rng(seed))
-    assert sorted(sum(as_lists(batches), [])) == list(range(len(lengths)))
+    assert sorted(chain.from_iterable(as_lists(batches))) == list(range(len(lengths)))
     assert sorted(len(b) for b in batches)[1:] == [batch_size] * (len(batches) - 1)
     ranges = sorted((min(lengths[i] for i in b), max(lengths[i] for i in b)) for b in as_lists(batches))
-    assert all(longest <= shortest for (_, longest), (shortest, _) in zip(ranges, ranges[1:], strict=False))
+    assert all(longest <= shortest for (_, longest), (shortest, _) in pairwise(ranges))
 
 
 def test_the_order_of_an_epoch_depends_on_the_seed_and_the_epoch_alone() -> None:
@@ -213,13 +219,13 @@ def test_with_steps_per_epoch_the_epochs_are_one_stream_of_whole_passes(steps: i
         stream += batches
     for number in range(passes):
         one_pass = as_lists(stream[number * data.passes : (number + 1) * data.passes])
-        assert sorted(sum(one_pass, [])) == list(range(len(data._train_lengths)))
+        assert sorted(chain.from_iterable(one_pass)) == list(range(len(data._train_lengths)))
 
 
 @pytest.mark.parametrize("steps", [0, 5])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_train_on_disjoint_batches_and_take_equally_many_steps(steps: int, world_size: int) -> None:
-    data = synthetic(num_users=20, batch_size=16, steps_per_epoch=steps)
+    data = synthetic(num_users=20, batch_size=16, steps_per_epoch=steps, max_items=1000)
     expected = steps or data.passes // world_size
     seen: list[tuple[int, int]] = []
     for rank in range(world_size):
@@ -236,6 +242,7 @@ def test_fewer_training_batches_than_processes_are_refused() -> None:
         data.epoch_batches(0, world_size=2)
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.integers(1, 20), min_size=1, max_size=40),
     st.integers(1, 9),

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.hugging_face import to_hugging_face
 from models.configs import TigerConfig
+from models.hugging_face import to_hugging_face
 from models.tiger import Tiger
 from models.transformer import attend, dropout
 from sid.decode import beam_search
@@ -62,12 +62,11 @@ def test_a_later_target_code_changes_no_earlier_logits() -> None:
 
 def scores_of_every_item(model: Tiger, tokens_BS: torch.Tensor, codes_NL: torch.Tensor) -> torch.Tensor:
     """The slow twin of the beam search: the log-likelihood of every item, teacher-forced."""
-    columns = []
-    for codes_L in codes_NL:
-        codes_BL = codes_L.expand(len(tokens_BS), -1)
-        logp_BLW = model(tokens_BS, codes_BL).log_softmax(-1)
-        columns.append(logp_BLW.gather(2, model.tokens.encode(codes_BL)[..., None]).sum((1, 2)))
-    return torch.stack(columns, dim=1)
+    rows = []
+    for tokens_S in tokens_BS:
+        logp_NLW = model(tokens_S.expand(len(codes_NL), -1), codes_NL).log_softmax(-1)
+        rows.append(logp_NLW.gather(2, model.tokens.encode(codes_NL)[..., None]).sum((1, 2)))
+    return torch.stack(rows)
 
 
 @settings(max_examples=10, deadline=None)

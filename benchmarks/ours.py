@@ -1,0 +1,78 @@
+"""This project's side: Tiger on length-bucketed batches, and `beam_search` under the trie."""
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.problem import Problem
+from datamodules.batch import SequenceBatch
+from models.tiger import Tiger
+from sid.decode import Recommendations, beam_search
+
+LEARNING_RATE = 1e-3
+
+
+def precision(bf16: bool) -> torch.autocast:
+    """Autocast to bf16, or nothing."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=bf16)
+
+
+def optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:
+    """The same for ours and for Hugging Face's."""
+    return torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-4, fused=True)
+
+
+def step(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def train(model: Tiger, optimizer: torch.optim.Optimizer, batches: Iterator[SequenceBatch], bf16: bool) -> int:
+    """One step a batch, collation included; the number of samples."""
+    model.train()
+    samples = 0
+    for batch in batches:
+        with precision(bf16):
+            loss = model.loss(batch.tokens_BS, batch.codes_BL)
+        step(loss, optimizer)
+        samples += len(batch.user_B)
+    return samples
+
+
+@torch.inference_mode()
+def recommend(model: Tiger, problem: Problem, tokens_BS: Tensor, num_beams: int, bf16: bool = False) -> Recommendations:
+    with precision(bf16):
+        return beam_search(model.eval(), model.eval().begin(tokens_BS), problem.table.trie, num_beams)
+
+
+def train_for(model: Tiger, problem: Problem, batch_size: int, seconds: float, bf16: bool) -> int:
+    """Trains for a number of CPU-seconds on shuffled length-bucketed batches; the number of samples."""
+    problem.data.config.batch_size = batch_size
+    collate = problem.data.collate(problem.data.split.train)
+    deadline = time.process_time() + seconds
+
+    def until_deadline() -> Iterator[SequenceBatch]:
+        epoch = 0
+        while True:
+            for rows in problem.data.epoch_batches(epoch):
+                if time.process_time() > deadline:
+                    return
+                yield collate(rows)
+            epoch += 1
+
+    return train(model, optimizer(model), until_deadline(), bf16)
+
+
+@torch.inference_mode()
+def quality(model: Tiger, problem: Problem, rows: np.ndarray, num_beams: int) -> tuple[float, float]:
+    """R@10 by beam search and the mean negative log-likelihood (nats an item) of the test users' last items."""
+    hits, nats = 0, 0.0
+    for batch in problem.user_batches(rows, 64):
+        items_BK = recommend(model, problem, batch.tokens_BS, num_beams).items_BK[:, :10]
+        hits += int((items_BK == batch.target_B[:, None]).any(1).sum())
+        nats += model.loss(batch.tokens_BS, batch.codes_BL).item() * problem.table.num_levels * len(batch.user_B)
+    return hits / len(rows), nats / len(rows)

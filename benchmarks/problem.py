@@ -1,0 +1,98 @@
+"""What every contender is given: one catalogue, its semantic IDs, the same split, histories, samples and users."""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from datamodules.amazon import AmazonConfig
+from datamodules.batch import SequenceBatch
+from datamodules.catalog import Catalog
+from datamodules.configs import SequenceConfig
+from datamodules.embed import EmbedConfig
+from datamodules.sequences import SequenceDataModule, evaluation_batches
+from datamodules.split import SplitConfig
+from datamodules.synthetic import SyntheticConfig
+from models.configs import TigerConfig
+from sid.kmeans import residual_kmeans
+from sid.table import SIDTable
+from sid.tokens import TokenSpace
+
+LEVELS = (256, 256, 256)
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A catalogue with semantic IDs. `name` says which catalogue and where the IDs come from."""
+
+    name: str
+    catalog: Catalog
+    table: SIDTable
+
+    @cached_property
+    def tokens(self) -> TokenSpace:
+        return TokenSpace(self.table.codebook_sizes, TigerConfig().num_user_tokens)
+
+    @cached_property
+    def data(self) -> SequenceDataModule:
+        split = SplitConfig().build(self.catalog)
+        config = SequenceConfig(batch_size=BATCH)
+        return SequenceDataModule(config, self.catalog, split, self.table, self.tokens, seed=0)
+
+    def bucketed(self, count: int) -> list[np.ndarray]:
+        """Rows of `count` of an epoch's length-bucketed batches, evenly spread over the lengths: same mean cost."""
+        lengths_E = self.data.collate(self.data.split.train).lengths()
+        full = [rows for rows in self.data.epoch_batches(0) if len(rows) == BATCH]
+        full.sort(key=lambda rows: lengths_E[rows].mean())
+        return [full[int((i + 0.5) / count * len(full))] for i in range(count)]
+
+    def random_batch(self, generator: np.random.Generator) -> SequenceBatch:
+        """256 random samples padded to the longest: what a batch is without buckets."""
+        examples = self.data.split.train
+        return self.data.collate(examples)(generator.permutation(len(examples.user_E))[:BATCH])
+
+    def users(self, count: int) -> np.ndarray:
+        """A fixed random subset of the test users, as rows of the test split."""
+        return np.random.default_rng(0).permutation(len(self.data.split.test.user_E))[:count]
+
+    def user_numbers(self, rows: np.ndarray) -> list[int]:
+        return [int(user) for user in self.data.split.test.user_E[rows]]
+
+    def user_batches(self, rows: np.ndarray, batch_size: int) -> list[SequenceBatch]:
+        """Test users in batches of like length."""
+        collate = self.data.collate(self.data.split.test)
+        return [collate(rows[part]) for part in evaluation_batches(collate.lengths()[rows], batch_size, 0, 1)]
+
+    def popularity_recall(self, rows: np.ndarray) -> float:
+        """R@10 of the ten most frequent training targets, on test users: the least a model must beat."""
+        items_M, split = self.catalog.item_M, self.data.split
+        top = np.argsort(-np.bincount(items_M[split.train.target_E], minlength=self.catalog.num_items))[:10]
+        return float(np.isin(items_M[split.test.target_E[rows]], top).mean())
+
+    def save(self, path: Path) -> None:
+        """For a contender in another process: codes (N, L), events (M,) and user offsets (U + 1,)."""
+        np.savez(path, codes=self.table.codes_NL.numpy(), items=self.catalog.item_M, offsets=self.catalog.offsets_U1)
+
+
+def load_problem(sids: Path | None) -> Problem:
+    """Beauty where DATA_DIR is set, else a synthetic catalogue; IDs from the folder `sids`, else the newest finished
+    tokenizer of this catalogue under artifacts/, else residual k-means on TF-IDF vectors made now."""
+    if os.environ.get("DATA_DIR"):
+        name, catalog = "Amazon Beauty", AmazonConfig().build()
+    else:
+        name, catalog = "synthetic (DATA_DIR is not set)", SyntheticConfig(num_users=4000, num_items=2000).build()
+    found = [sids] if sids else _finished(catalog.num_items)
+    if found:
+        return Problem(f"{name}, IDs from {found[0]}", catalog, SIDTable.load(found[0]))
+    vectors_ND = torch.from_numpy(EmbedConfig(encoder="tfidf", dim=64).build(catalog.items))
+    table = SIDTable.resolve(residual_kmeans(vectors_ND, LEVELS, seed=0)[0], LEVELS)
+    return Problem(f"{name}, IDs by residual k-means on TF-IDF vectors", catalog, table)
+
+
+def _finished(num_items: int) -> list[Path]:
+    headers = sorted(Path("artifacts").glob("**/sids.json"), key=lambda path: -path.stat().st_mtime)
+    return [path.parent for path in headers if f'"num_items": {num_items},' in path.read_text()]

@@ -1,0 +1,220 @@
+"""`make bench`: training and beam search beside Hugging Face's T5 and cornac's TIGER, in one run on one CPU thread.
+
+    python -m benchmarks.run [--part train|decode|peers|all] [--rounds 5] [--minutes 1] [--sids FOLDER] [--save]
+
+Everybody gets the same catalogue, semantic IDs, split, model size and allocator settings; what differs is said in the
+docstrings of `huggingface` and `peer_cornac`. Default: about eight minutes.
+"""
+
+import argparse
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Work, interleave, machine, ratio, timed, tune_process
+from benchmarks.peers import PYTHON, Cornac
+
+RESULTS = Path(__file__).parent / "results"
+TRAIN_BATCHES, OUR_USERS, THEIR_USERS, CORNAC_USERS, QUALITY_USERS = 4, 128, 32, 16, 256
+QUALITY_BATCH, QUALITY_BEAMS = 64, 20
+BEAMS = (20, 50)
+TIE = 2e-5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=("train", "decode", "peers", "all"), default="all")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=1.0, help="CPU-minutes of training before R@10 is compared")
+    parser.add_argument("--sids", type=Path, help="folder of a finished tokenize stage")
+    parser.add_argument("--peer-python", type=Path, default=PYTHON, help="Python that has cornac; made when absent")
+    parser.add_argument("--save", action="store_true", help=f"write the numbers to {RESULTS.name}/<date>-<commit>.json")
+    options = parser.parse_args()
+    tune_process()
+    Bench(options).run()
+
+
+class Bench:
+    """The contenders, built once: our model, its copy as a Hugging Face T5, and the worker that holds cornac."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        import numpy as np
+        import torch
+        from rich.console import Console
+        from transformers.utils import logging
+
+        from benchmarks import huggingface, ours
+        from benchmarks.problem import load_problem
+        from models.configs import TigerConfig
+        from models.hugging_face import to_hugging_face
+
+        logging.set_verbosity_error()
+        self.options, self.console, self.ours, self.hf = options, Console(width=120), ours, huggingface
+        self.problem = load_problem(options.sids)
+        self.generator = np.random.default_rng(1)
+        torch.manual_seed(0)
+        self.build = lambda: TigerConfig().build(self.problem.table.codebook_sizes)
+        self.model = self.build()
+        batches = map(self.problem.data.collate(self.problem.data.split.train), self.problem.bucketed(8))
+        ours.train(self.model, ours.optimizer(self.model), batches, bf16=True)
+        self.peer = to_hugging_face(self.model)
+        self.peer.set_attn_implementation("eager")  # 1.2 times as fast as "sdpa" on a CPU at these sizes
+        self.prefixes = huggingface.PrefixTable(self.problem.table, self.problem.tokens)
+        self.report: dict[str, Any] = {"ids": self.problem.name, "codebooks": self.problem.table.codebook_sizes}
+
+    def run(self) -> None:
+        part = self.options.part
+        self.report["machine"] = {"before": machine()}
+        self.console.print(self.problem.name, self.problem.table.codebook_sizes, self.report["machine"])
+        self.report["checks"] = self.checks()
+        self.console.print(self.report["checks"])
+        cornac = Cornac(self.options.peer_python, self.problem) if part in ("peers", "all") else None
+        for job, beams in [("train", 0), *(("beam", beams) for beams in BEAMS)]:
+            if (part, job) in (("decode", "train"), ("train", "beam")):
+                continue
+            contenders = self.training(cornac) if job == "train" else self.decoding(beams, cornac)
+            with self.console.status("") as status:
+                rates = interleave(contenders, self.options.rounds, status.update)
+            self.table("training, samples" if job == "train" else f"{beams} beams, users", rates)
+        if cornac:
+            self.quality(cornac)
+            cornac.process.terminate()
+        self.report["machine"]["after"] = machine()
+        self.console.print(self.report["machine"]["after"])
+        if self.options.save:
+            self.save()
+
+    def checks(self) -> dict[str, float]:
+        """Same weights, same batch, eval mode: the losses, and the share of users with identical top-K lists."""
+        import torch
+
+        batch = self.problem.random_batch(self.generator)
+        labels_BL = self.problem.tokens.encode(batch.codes_BL)
+        with torch.no_grad():
+            ours = self.model.eval().loss(batch.tokens_BS, batch.codes_BL).item()
+            theirs = self.hf.loss(self.peer.eval(), batch.tokens_BS, labels_BL).item()
+        result = {"loss_ours": ours, "loss_hugging_face": theirs}
+        assert abs(ours - theirs) <= 1e-4, f"not the same model: loss {ours} and {theirs} on one batch"
+        tokens_BS = self.problem.user_batches(self.problem.users(THEIR_USERS), THEIR_USERS)[0].tokens_BS
+        for beams in BEAMS:
+            a = self.ours.recommend(self.model, self.problem, tokens_BS, beams)
+            b = self.hf.beam_search(self.peer, self.prefixes, tokens_BS, beams, scores=True)
+            same_B = (a.items_BK == b.items_BK).all(1)
+            ties = [self.tied(tokens_BS[i : i + 1], a.items_BK[i], b.items_BK[i]) for i in (~same_B).nonzero()[:, 0]]
+            result[f"identical_lists_{beams}"] = same_B.float().mean().item()
+            result[f"identical_up_to_ties_{beams}"] = (int(same_B.sum()) + sum(ties)) / len(same_B)
+        return result
+
+    def tied(self, tokens_1S: Any, ours_K: Any, theirs_K: Any) -> bool:
+        """Whether two lists differ by a float tie: where they differ, some prefix of an item of one and another prefix
+        of that length of an item of the other have scores less than TIE apart, so that rounding chose."""
+        import torch
+
+        differ_K = ours_K != theirs_K
+        items_X = torch.cat([ours_K[differ_K], theirs_K[differ_K]])
+        codes_XL = self.problem.table.codes_NL[items_X]
+        with torch.no_grad():
+            logp_XLW = self.model.eval()(tokens_1S.expand(len(codes_XL), -1), codes_XL).log_softmax(-1)
+        tokens_XL = self.problem.tokens.encode(codes_XL)
+        score_XL = logp_XLW.gather(2, tokens_XL[..., None])[..., 0].cumsum(1)
+        (ours_DL, theirs_DL), (our_score_DL, their_score_DL) = tokens_XL.chunk(2), score_XL.chunk(2)
+        other_DDL = (ours_DL[:, None] != theirs_DL).cumsum(-1) > 0
+        gap_DDL = (our_score_DL[:, None] - their_score_DL).abs()
+        return bool((gap_DDL[other_DDL] < TIE).any())
+
+    def training(self, cornac: Cornac | None) -> dict[str, Callable[[], Work]]:
+        collate = self.problem.data.collate(self.problem.data.split.train)
+        rows = self.problem.bucketed(TRAIN_BATCHES)
+        our_optimizer, their_optimizer = self.ours.optimizer(self.model), self.ours.optimizer(self.peer)
+
+        def ours(bf16: bool) -> int:
+            return self.ours.train(self.model, our_optimizer, map(collate, rows), bf16)
+
+        def theirs(bf16: bool) -> int:
+            self.peer.train()
+            batch = self.problem.random_batch(self.generator)
+            with self.ours.precision(bf16):
+                loss = self.hf.loss(self.peer, batch.tokens_BS, self.problem.tokens.encode(batch.codes_BL))
+            self.ours.step(loss, their_optimizer)
+            return len(batch.user_B)
+
+        contenders: dict[str, Callable[[], Work]] = {}
+        for name, bf16 in (("fp32", False), ("bf16", True)):
+            contenders[f"ours {name}"] = partial(timed, partial(ours, bf16))
+            contenders[f"Hugging Face {name}"] = partial(timed, partial(theirs, bf16))
+        if cornac:
+            contenders["cornac fp32"] = partial(cornac.work, "train", batch_size=256, batches=1)
+        return contenders
+
+    def decoding(self, beams: int, cornac: Cornac | None) -> dict[str, Callable[[], Work]]:
+        ours = [batch.tokens_BS for batch in self.problem.user_batches(self.problem.users(OUR_USERS), 64)]
+        theirs = self.problem.user_batches(self.problem.users(THEIR_USERS), THEIR_USERS)[0].tokens_BS
+        self.peer.eval()
+
+        def our_job(bf16: bool) -> int:
+            return sum(len(self.ours.recommend(self.model, self.problem, b, beams, bf16).items_BK) for b in ours)
+
+        def their_job(bf16: bool) -> int:
+            with self.ours.precision(bf16):
+                return len(self.hf.beam_search(self.peer, self.prefixes, theirs, beams).items_BK)
+
+        contenders: dict[str, Callable[[], Work]] = {}
+        for name, bf16 in (("fp32", False), ("bf16", True)):
+            contenders[f"ours {name}"] = partial(timed, partial(our_job, bf16))
+            contenders[f"Hugging Face {name}"] = partial(timed, partial(their_job, bf16))
+        if cornac:
+            users = self.problem.user_numbers(self.problem.users(CORNAC_USERS))
+            contenders["cornac fp32"] = partial(cornac.work, "beam", users=users, num_beams=beams)
+        return contenders
+
+    def quality(self, cornac: Cornac) -> None:
+        """R@10 and held-out likelihood that the same CPU time reaches: ours in bf16, cornac as it is."""
+        seconds, rows = self.options.minutes * 60, self.problem.users(QUALITY_USERS)
+        model = self.build()
+        with self.console.status(f"{self.options.minutes:g} CPU-minutes of training: ours, then cornac"):
+            samples = self.ours.train_for(model, self.problem, QUALITY_BATCH, seconds, bf16=True)
+            recall, nats = self.ours.quality(model, self.problem, rows, QUALITY_BEAMS)
+            fit = cornac.ask("train", batch_size=QUALITY_BATCH, budget_s=seconds, lr=self.ours.LEARNING_RATE)
+            theirs = {**fit, **cornac.ask("beam", users=self.problem.user_numbers(rows), num_beams=QUALITY_BEAMS)}
+            theirs |= cornac.ask("nats", users=self.problem.user_numbers(rows))
+        self.report["quality"] = {
+            "cpu_minutes": self.options.minutes,
+            "users": len(rows),
+            "popularity_recall_at_10": self.problem.popularity_recall(rows),
+            "ours": {"samples": samples, "recall_at_10": recall, "nats": nats},
+            "cornac": {name: theirs[name] for name in ("samples", "recall_at_10", "nats")},
+        }
+        self.console.print(self.report["quality"])
+
+    def table(self, what: str, rates: dict[str, list[float]]) -> None:
+        """Medians and spread of the rates; ratios of ours to every other in the same round."""
+        from statistics import median
+
+        from rich.table import Table
+
+        headings = ("contender", "median", "least", "greatest", "ours fp32 is", "ours bf16 is")
+        table = Table(*headings, title=f"{what} per CPU-second, {self.options.rounds} rounds")
+        for name, values in rates.items():
+            cells = [f"{number:.1f}" for number in (median(values), min(values), max(values))]
+            if name != "GEMM" and not name.startswith("ours"):
+                for mine in ("ours fp32", "ours bf16"):
+                    found = ratio(rates[mine], values)
+                    cells.append(f"{found.median:.1f}x ({found.low:.1f}-{found.high:.1f})")
+            table.add_row(f"{name}, GFLOP" if name == "GEMM" else name, *cells)
+        self.console.print(table)
+        self.report[what] = rates
+
+    def save(self) -> None:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+        RESULTS.mkdir(exist_ok=True)
+        path = RESULTS / f"{time.strftime('%Y-%m-%d')}-{commit or 'uncommitted'}.json"
+        path.write_text(json.dumps(self.report, indent=1) + "\n")
+        self.console.print(f"saved {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The metrics of every epoch as one CSV file."""
+
+import csv
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+
+
+class History(lightning.Callback):
+    """Writes `metrics.csv`: one row an epoch with everything logged. Its rows travel in the checkpoint, so the file of
+    a resumed run is that of an unbroken one, but for the column `seconds` (training time so far)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+        self.seconds, self._mark = 0.0, 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows, self.seconds = state_dict["rows"], state_dict["seconds"]
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._mark = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        now = time.perf_counter()
+        self.seconds, self._mark = self.seconds + now - self._mark, now
+        row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "seconds": round(self.seconds, 1)}
+        row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        row |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            self._write()
+
+    def _write(self) -> None:
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        aside = self.path.with_name(f".{self.path.name}")
+        aside.write_text(text.getvalue())
+        aside.replace(self.path)

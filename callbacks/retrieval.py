@@ -1,0 +1,78 @@
+"""One beam search a batch at every validation and test step, feeding every metric.
+
+Legend: B users, K beams, L levels, N items.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning
+import torch
+from torchmetrics import Metric
+
+from sid.decode import Recommendations
+from sid.trie import FreeTree, PrefixTree
+
+Observer = Callable[[Recommendations, Any], None]
+
+
+class Retrieval(lightning.Callback):
+    """Decodes every validation and test batch and logs `<stage>/<metric>`.
+
+    The module offers `recommend(batch, tree, num_beams) -> Recommendations`. Constrained lists feed `metrics` (and
+    `observers`, during the test); an unconstrained beam search over `free_tree` feeds `free_metrics`: under the trie
+    the invalid-ID rate is zero by construction.
+    """
+
+    def __init__(
+        self,
+        tree: PrefixTree,
+        num_beams: int,
+        metrics: Sequence[Metric],
+        free_tree: FreeTree | None = None,
+        free_beams: int = 0,
+        free_metrics: Sequence[Metric] = (),
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self.tree, self.num_beams, self.metrics = tree, num_beams, metrics
+        self.free_tree, self.free_beams, self.free_metrics = free_tree, free_beams, free_metrics
+        self.observers = observers
+
+    def setup(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
+        device = trainer.strategy.root_device
+        self.tree = self.tree.to(device)
+        if self.free_tree is not None:
+            self.free_tree = self.free_tree.to(device)
+        for metric in (*self.metrics, *self.free_metrics):
+            metric.to(device)
+
+    @torch.no_grad()
+    def _observe(self, trainer: Any, module: Any, batch: Any, observers: Sequence[Observer] = ()) -> None:
+        with trainer.precision_plugin.forward_context():
+            lists = module.recommend(batch, self.tree, self.num_beams)
+            if self.free_tree is not None:
+                free = module.recommend(batch, self.free_tree, self.free_beams)
+                for metric in self.free_metrics:
+                    metric.update(free, batch)
+        for metric in self.metrics:
+            metric.update(lists, batch)
+        for observe in observers:
+            observe(lists, batch)
+
+    def _log(self, module: Any, stage: str) -> None:
+        for metric in (*self.metrics, *self.free_metrics):
+            for name, value in metric.compute().items():
+                module.log(f"{stage}/{name}", value.float(), sync_dist=True, prog_bar=name == "ndcg@10")
+            metric.reset()
+
+    def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        self._observe(trainer, pl_module, batch)
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._log(pl_module, "val")
+
+    def on_test_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        self._observe(trainer, pl_module, batch, self.observers)
+
+    def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._log(pl_module, "test")

@@ -1,0 +1,1 @@
+"""Named experiments, their stages and the command line."""

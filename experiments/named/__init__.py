@@ -1,0 +1,1 @@
+"""One file an experiment: a docstring with command and numbers, and `config()`."""

@@ -1,0 +1,162 @@
+"""The five stages of an experiment: prepare, embed, tokenize, train, evaluate. Heavy packages are imported where used.
+
+Legend: N items, D vector width, L levels.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from datamodules.catalog import Catalog
+from datamodules.split import Split
+from experiments.config import RunConfig, hashed, to_yaml
+from experiments.provenance import provenance
+from experiments.stages import VERSIONS, Stage, file_hash, fingerprint, write_atomically
+
+if TYPE_CHECKING:
+    from datamodules.sequences import SequenceDataModule
+    from lightning_modules.generative import GenerativeModule
+    from sid.table import SIDTable
+
+STAGES = ("prepare", "embed", "tokenize", "train", "evaluate")
+
+
+@dataclass
+class Pipeline:
+    """The stages of one configuration, each run or reused when asked for."""
+
+    config: RunConfig
+    force: str = ""
+    """Rebuild from this stage on."""
+    figures: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def output(self) -> Path:
+        return Path(self.config.output_dir)
+
+    def _artifact(self, name: str, inputs: dict[str, Any], resumes: bool = False) -> Stage:
+        inputs = {"version": VERSIONS[name], **inputs}
+        return Stage(name, self.output / "artifacts" / name / fingerprint(inputs), inputs, resumes)
+
+    @cached_property
+    def raw_files(self) -> dict[str, str]:
+        """Contents of the input files: name -> SHA-256."""
+        return {path.name: file_hash(path) for path in self.config.data.raw_files()}
+
+    @cached_property
+    def prepare(self) -> Stage:
+        data = {"kind": type(self.config.data).__name__, **hashed(self.config.data)}
+        return self._artifact("prepare", {"data": data, "raw": self.raw_files})
+
+    @cached_property
+    def embed(self) -> Stage:
+        given = file_hash(Path(self.config.embed.path)) if Path(self.config.embed.path).is_file() else ""
+        return self._artifact(
+            "embed", {"embed": hashed(self.config.embed), "given": given, "prepare": self.prepare.hash}
+        )
+
+    @cached_property
+    def tokenize(self) -> Stage:
+        inputs = {"tokenizer": hashed(self.config.tokenizer), "embed": self.embed.hash}
+        return self._artifact("tokenize", inputs, resumes=True)
+
+    @cached_property
+    def train(self) -> Stage:
+        parts = ("seed", "split", "sequences", "model", "optimizer", "train", "evaluation")
+        inputs = {part: hashed(getattr(self.config, part)) for part in parts}
+        inputs |= {"version": VERSIONS["train"], "tokenize": self.tokenize.hash}
+        return Stage(
+            "train", self.output / "runs" / self.config.name / fingerprint(inputs), inputs, True, collective=True
+        )
+
+    @cached_property
+    def evaluate(self) -> Stage:
+        inputs = {"train": self.train.hash, "published": self.config.published}
+        return Stage("evaluate", self.train.folder, inputs, True, owns_folder=False, collective=True)
+
+    def run(self, last: str, show: Callable[[str, dict[str, Any], Path], None]) -> None:
+        """Runs or reuses every stage up to `last`, and shows what each one reports."""
+        forced = False
+        for name in STAGES[: STAGES.index(last) + 1]:
+            forced = forced or name == self.force
+            stage: Stage = getattr(self, name)
+            self.figures[name] = stage.run(getattr(self, f"_{name}"), forced, print)
+            show(name, self.figures[name], stage.folder)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        return Catalog.load(self.prepare.folder)
+
+    @cached_property
+    def split(self) -> Split:
+        return self.config.split.build(self.catalog)
+
+    @cached_property
+    def table(self) -> "SIDTable":
+        from sid.table import SIDTable
+
+        table = SIDTable.load(self.tokenize.folder)
+        table.require_catalog(self.prepare.hash, self.catalog.num_items)
+        return table
+
+    def retriever(self) -> tuple["GenerativeModule", "SequenceDataModule"]:
+        """The untrained module of this configuration, and its data."""
+        import torch
+
+        from datamodules.sequences import SequenceDataModule
+        from lightning_modules.generative import GenerativeModule
+
+        config, sizes = self.config, self.table.codebook_sizes
+        torch.manual_seed(config.seed)
+        module = GenerativeModule(config.model.build(sizes), config.optimizer, config.seed)
+        tokens = module.model.tokens
+        data = SequenceDataModule(config.sequences, self.catalog, self.split, self.table, tokens, config.seed)
+        return module, data
+
+    def _prepare(self, folder: Path) -> dict[str, Any]:
+        catalog = self.config.data.build()
+        catalog.save(folder)
+        return catalog.figures()
+
+    def _embed(self, folder: Path) -> dict[str, Any]:
+        vectors_ND = self.config.embed.build(self.catalog.items)
+        np.save(folder / "vectors.npy", vectors_ND)
+        return {"items": vectors_ND.shape[0], "width": vectors_ND.shape[1]}
+
+    def _tokenize(self, folder: Path) -> dict[str, Any]:
+        from experiments.tokenize import tokenize
+
+        vectors_ND = np.load(self.embed.folder / "vectors.npy")
+        return tokenize(self.config.tokenizer, vectors_ND, self.catalog, self.prepare.hash, folder)
+
+    def _train(self, folder: Path) -> dict[str, Any]:
+        from experiments.training import train
+
+        module, data = self.retriever()
+        write_atomically(folder / "config.yaml", to_yaml(self.config))
+        write_atomically(folder / "environment.json", json.dumps(self.provenance(), indent=1) + "\n")
+        return train(self.config, module, data, self.table, self.catalog, folder)
+
+    def _evaluate(self, folder: Path) -> dict[str, Any]:
+        from experiments.report import write_report
+        from experiments.trainers import log_report
+        from experiments.training import evaluate
+
+        module, data = self.retriever()
+        start = time.perf_counter()
+        result = evaluate(self.config, module, data, self.table, self.catalog, self.split, folder)
+        result |= {"seconds": round(time.perf_counter() - start, 1), "published": self.config.published}
+        write_atomically(folder / "test.json", json.dumps(result, indent=1) + "\n")
+        log_report(self.config, write_report(folder, self.catalog, self.split, self.table, self.tokenize.folder))
+        return result
+
+    def provenance(self) -> dict[str, Any]:
+        """Commit, versions, seed, and hashes of raw files and parents."""
+        stages = {name: getattr(self, name).hash for name in STAGES}
+        return {**provenance(), "seed": self.config.seed, "stages": stages, "raw_files": self.raw_files}

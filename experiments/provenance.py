@@ -1,0 +1,42 @@
+"""Where a result comes from: commit, versions, machine, command."""
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "lightning", "torchmetrics", "numpy", "pyarrow", "daft", "datasets", "faiss-cpu", "faiss-gpu",
+            "sentence-transformers", "transformers", "scikit-learn", "omegaconf", "wandb")  # fmt: skip
+
+
+def _git(*arguments: str) -> str:
+    root = Path(__file__).parent
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def provenance() -> dict[str, Any]:
+    """Plain data; an empty commit means that the code does not lie in a git checkout."""
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain")),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": _versions(),
+        "command": " ".join(["python -m experiments.run", *sys.argv[1:]]),
+    }

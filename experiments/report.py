@@ -1,0 +1,252 @@
+"""A run as one page: what it reached, how it learnt, what its codes mean, what it recommends, where it came from.
+
+Array names end in their shape: N items, L levels.
+"""
+
+import csv
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from datamodules.catalog import Catalog
+from datamodules.split import Split
+from experiments.example_users import example_users
+from experiments.stages import write_atomically
+from sid.errors import UserError
+
+if TYPE_CHECKING:
+    from sid.table import SIDTable
+
+DIAGNOSTICS = {
+    "entropy": "categories of a user's top {k}: mean entropy in nats, higher is more varied",
+    "coverage": "catalogue items in at least one user's top {k}",
+    "invalid": "top {k} of an unconstrained beam: codes of no item, lower is better",
+}
+
+
+def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable", tokenizer: Path) -> Path:
+    """Write `<run>/report.html`, one page that needs nothing else, and return its path.
+
+    Args:
+        run: folder with config.yaml, environment.json, metrics.csv, test.json and recommendations.parquet.
+        tokenizer: folder with tokenize.manifest.json and, where the tokenizer was trained, metrics.csv.
+
+    Raises:
+        UserError: a file is missing, empty or unreadable.
+    """
+    import jinja2
+    from omegaconf import OmegaConf
+
+    from experiments import curves, figures
+
+    config_text = read_text(run / "config.yaml")
+    environment, test = read_json(run / "environment.json"), read_json(run / "test.json")
+    columns = read_columns(run / "metrics.csv")
+    tokens = read_json(tokenizer / "tokenize.manifest.json").get("figures", {})
+    curve_file = tokenizer / "metrics.csv"
+    people = example_users(run / "recommendations.parquet", catalog, split.test, table)
+    category_N, finer_N = item_categories(catalog)
+    codes_NL = table.codes_NL.cpu().numpy()
+    name = str(OmegaConf.select(OmegaConf.create(config_text), "name", default=run.name))
+    page = {
+        "name": name,
+        "data": catalog.figures(),
+        "seed": environment.get("seed"),
+        "environment": environment,
+        "date": datetime.fromtimestamp((run / "test.json").stat().st_mtime, UTC).strftime("%d %B %Y"),
+        "verdict": verdict(test),
+        "training": training_words(columns),
+        "test": test,
+        "results": results_table(name, test),
+        "error": recall_error(test),
+        "diagnostics": diagnostics_table(test),
+        "prefix_hits": prefix_table(test.get("metrics", {})),
+        "learning": curves.learning(columns, test.get("popularity", {})),
+        "tokens": tokens,
+        "levels": level_table(tokens, table.codebook_sizes),
+        "codes": [
+            *figures.codebooks(tokens.get("usage", []), tokens.get("perplexity", []), table.codebook_sizes),
+            *figures.prefixes(tokens.get("items_per_prefix", [])),
+            *(curves.quantizer(read_columns(curve_file)) if curve_file.exists() else []),
+        ],
+        "categories": figures.categories(category_N, finer_N, codes_NL),
+        "examples": people,
+        "config": config_text,
+    }
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {"number": number, "share": share, "count": count, "duration": duration}
+    text = templates.get_template("report.html.j2").render(page)
+    path = run / "report.html"
+    write_atomically(path, text)
+    return path
+
+
+def read_text(path: Path) -> str:
+    """Raises UserError naming the file where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The report needs {path}, which cannot be read ({error}). Run the stage again.") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises UserError naming the file where it is missing or holds no JSON object."""
+    try:
+        content = json.loads(read_text(path))
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is no valid JSON ({error}). Run the stage again.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object. Run the stage again.")
+    return content
+
+
+def read_columns(path: Path) -> dict[str, np.ndarray]:
+    """Column -> values, NaN for an empty cell. Raises UserError where there is no row or a cell is no number."""
+    rows = list(csv.DictReader(read_text(path).splitlines()))
+    if not rows:
+        raise UserError(f"{path} holds no row: nothing was logged. Train for at least one epoch.")
+    try:
+        return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0] if name}
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} has a cell that is no number ({error}). Train again.") from error
+
+
+def verdict(test: Mapping[str, Any]) -> str:
+    """The result in one sentence."""
+    metrics = test.get("metrics", {})
+    if "recall@10" not in metrics:
+        return f"Tested on {count(test.get('users'))} users; Recall@10 was not measured."
+    ours = metrics["recall@10"]
+    against = []
+    if popular := test.get("popularity", {}).get("recall@10"):
+        against.append(f"{ours / popular:.1f}× popularity")
+    for source, row in test.get("published", {}).items():
+        if row.get("recall@10"):
+            against.append(f"{ours / row['recall@10']:.0%} of the published {row['recall@10']:.4f} ({source})")
+            break
+    words = f"Recall@10 {ours:.4f} on {count(test.get('users'))} test users"
+    return f"{words}: {', '.join(against)}." if against else f"{words}."
+
+
+def recall_error(test: Mapping[str, Any]) -> float | None:
+    """Standard error over users of our Recall@10: each user is a hit or none."""
+    ours, users = test.get("metrics", {}).get("recall@10"), test.get("users")
+    return math.sqrt(ours * (1 - ours) / users) if ours is not None and users else None
+
+
+def training_words(columns: Mapping[str, np.ndarray]) -> str:
+    """How long the retriever was trained, in words."""
+    from experiments.curves import best_epoch
+
+    epochs = len(next(iter(columns.values())))
+    words = [f"{epochs:,} epoch{'s' if epochs > 1 else ''} logged"]
+    if "step" in columns and np.isfinite(columns["step"]).any():
+        words.append(f"{int(np.nanmax(columns['step'])):,} steps")
+    if "seconds" in columns and np.isfinite(columns["seconds"]).any():
+        words.append(duration(float(np.nanmax(columns["seconds"]))))
+    if (best := best_epoch(columns)) is not None:
+        words.append(f"best at epoch {best:g}")
+    return ", ".join(words)
+
+
+def results_table(name: str, test: Mapping[str, Any]) -> dict[str, Any]:
+    """Item-level metrics: ours, popularity, then every published row; the best of each column is marked."""
+    rows = {name: test.get("metrics", {}), "Popularity": test.get("popularity", {}), **test.get("published", {})}
+    found = {key for row in rows.values() for key in row if re.fullmatch(r"(recall|ndcg)@\d+", key)}
+    keys = sorted(found, key=lambda key: (key.startswith("ndcg"), int(key.split("@")[1])))
+    best = {key: max(row[key] for row in rows.values() if row.get(key) is not None) for key in keys}
+    heads = [key.replace("recall", "Recall").replace("ndcg", "NDCG") for key in keys]
+    return {
+        "heads": heads,
+        "rows": [
+            (label, [(row.get(key), row.get(key) == best[key]) for key in keys], place == 0)
+            for place, (label, row) in enumerate(rows.items())
+            if row
+        ],
+    }
+
+
+def diagnostics_table(test: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """(measure, ours, popularity, what it says) of entropy, coverage and invalid IDs."""
+    metrics, popularity = test.get("metrics", {}), test.get("popularity", {})
+    rows = []
+    for stem, words in DIAGNOSTICS.items():
+        write = number if stem == "entropy" else share
+        ks = sorted(int(key.split("@")[1]) for key in metrics if re.fullmatch(stem + r"@\d+", key))
+        label = "Invalid IDs" if stem == "invalid" else stem.title()
+        for k in ks:
+            key = f"{stem}@{k}"
+            rows.append((f"{label}@{k}", write(metrics[key]), write(popularity.get(key)), words.format(k=k)))
+    return rows
+
+
+def prefix_table(metrics: Mapping[str, float]) -> dict[int, list[float]]:
+    """K -> share of users whose top K starts with the target's first 1, 2, ... codes."""
+    found = sorted(
+        (int(match[1]), int(match[2]), value)
+        for key, value in metrics.items()
+        if (match := re.fullmatch(r"prefix@(\d+)/level(\d+)", key))
+    )
+    return {k: [value for other, _, value in found if other == k] for k in sorted({k for k, _, _ in found})}
+
+
+def level_table(tokens: Mapping[str, Any], sizes: Sequence[int]) -> list[tuple[int, int, float | None, float | None]]:
+    """(level from 1, codebook size, usage, perplexity); the figures are None where the tokenizer gives none."""
+    usage, perplexity = tokens.get("usage", []), tokens.get("perplexity", [])
+    return [
+        (
+            level + 1,
+            size,
+            usage[level] if level < len(usage) else None,
+            perplexity[level] if level < len(perplexity) else None,
+        )
+        for level, size in enumerate(sizes)
+    ]
+
+
+def item_categories(catalog: Catalog) -> tuple[list[str], list[str]]:
+    """Category of every item, and the part of its path that comes next (the category where there is none)."""
+    category_N = catalog.items["category"].to_pylist()
+    paths = catalog.items["categories"].to_pylist()
+    return category_N, [
+        path[path.index(category) + 1] if path and category in path[:-1] else category
+        for path, category in zip(paths, category_N, strict=True)
+    ]
+
+
+def number(value: float | None) -> str:
+    """Four digits after the point, or a dash."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
+def share(value: float | None) -> str:
+    """A percentage with three significant digits or so, or a dash."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.{2 if abs(value) < 0.0995 else 1}%}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever gives a number that one can read."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def count(value: float | None) -> str:
+    """A whole number with commas, or a dash."""
+    return "–" if value is None else f"{value:,.0f}"

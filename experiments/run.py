@@ -1,0 +1,86 @@
+"""The command line: `python -m experiments.run NAME [stage=STAGE] [force=STAGE] [key=value ...]`.
+
+Heavy packages are imported by the stages that need them, so that help and mistakes answer at once.
+"""
+
+import ast
+import difflib
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from sid.errors import UserError
+
+STAGES = ("prepare", "embed", "tokenize", "train", "evaluate")
+USAGE = f"""usage: make exp NAME=<experiment> [STAGE=<stage>] [ARGS="key=value ..."]
+       python -m experiments.run <experiment> [stage=<stage>] [force=<stage>] [key=value ...]
+
+stages: {", ".join(STAGES)}. Finished ones are reused; stage= stops after one, force= rebuilds from one on.
+Any field of the configuration is a key, for instance seed=2 model.num_layers=3 logger=wandb output_dir=/tmp/out.
+"""
+
+
+def experiments() -> dict[str, str]:
+    """Named experiments, and the first line of their docstrings."""
+    files = sorted((Path(__file__).parent / "named").glob("[!_]*.py"))
+    documented = {file.stem: ast.get_docstring(ast.parse(file.read_text())) or "" for file in files}
+    return {name: text.partition("\n")[0] for name, text in documented.items()}
+
+
+def listing() -> str:
+    return "experiments:\n" + "\n".join(f"  {name:14} {line}" for name, line in experiments().items())
+
+
+def parse(arguments: list[str]) -> tuple[str, str, str, list[str]]:
+    """Experiment, last stage, stage to rebuild from ('' for none) and overrides. Raises UserError."""
+    name, *rest = arguments
+    known = experiments()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"there is no experiment {name!r}{hint}\n{listing()}")
+    chosen = {"stage": STAGES[-1], "force": ""}
+    overrides = []
+    for argument in rest:
+        key, _, value = argument.partition("=")
+        if key not in chosen:
+            overrides.append(argument)
+        elif value not in STAGES:
+            raise UserError(f"{argument}: there is no such stage; expected one of {', '.join(STAGES)}")
+        else:
+            chosen[key] = value
+    return name, chosen["stage"], chosen["force"], overrides
+
+
+def run(arguments: list[str]) -> Any:
+    """Runs an experiment up to a stage; returns the pipeline with its figures."""
+    name, stage, force, overrides = parse(arguments)
+    from experiments.config import override
+
+    config = override(importlib.import_module(f"experiments.named.{name}").config(), overrides)
+    from experiments.pipeline import Pipeline
+    from experiments.summary import show
+
+    pipeline = Pipeline(config, force)
+    pipeline.run(stage, show)
+    return pipeline
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE + "\n" + listing())
+        return 0
+    try:
+        run(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,140 @@
+"""Stages: functions from files to files, named by the hash of what goes into them (config and parents' hashes).
+
+A stage's manifest is written last, so a half-written stage is never taken for a finished one. A finished stage is
+reused after a check of its files.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sid.errors import UserError
+
+VERSIONS = {"prepare": 1, "embed": 1, "tokenize": 1, "train": 1}
+"""Raised when the code of a stage changes what it writes."""
+
+
+def fingerprint(value: Any) -> str:
+    """12 hex digits of the SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes aside and renames: a reader sees the old file or the whole new one."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of one configuration.
+
+    `resumes`: what an interrupted attempt left in the folder is kept, and the stage's function goes on from there.
+    `owns_folder`: False where the stage adds files to the folder of the stage before it.
+    `collective`: every process of a distributed run takes part in it; the others are built by one and awaited.
+    """
+
+    name: str
+    folder: Path
+    inputs: dict[str, Any]
+    resumes: bool = False
+    owns_folder: bool = True
+    collective: bool = False
+
+    @property
+    def hash(self) -> str:
+        return fingerprint(self.inputs)
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / f"{self.name}.manifest.json"
+
+    def figures(self) -> dict[str, Any] | None:
+        """The figures of the finished stage, None if it is not finished.
+
+        Raises UserError when a file of the finished stage is missing or not what the manifest says.
+        """
+        if not self.manifest.exists():
+            return None
+        advice = f"Rebuild it with force={self.name}, or remove {self.folder}."
+        try:
+            manifest = json.loads(self.manifest.read_text())
+            files, figures = manifest["files"], manifest["figures"]
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{self.manifest} is damaged ({error}). {advice}") from error
+        for name, expected in files.items():
+            path = self.folder / name
+            if not path.is_file():
+                raise UserError(f"stage {self.name} in {self.folder} lacks its file {name}. {advice}")
+            if file_hash(path) != expected:
+                raise UserError(f"{path} is damaged: its contents are not those the stage wrote. {advice}")
+        return figures
+
+    def run(self, build: Callable[[Path], dict[str, Any]], force: bool, say: Callable[[str], None]) -> dict[str, Any]:
+        """The stage's figures: reused when it is finished, else from `build(folder)`, which fills the folder.
+
+        Two processes that want the same stage at once: one builds, the other waits and reuses.
+        """
+        if self.collective and int(os.environ.get("LOCAL_RANK", "0")) + int(os.environ.get("GROUP_RANK", "0")):
+            return self.figures() or build(self.folder)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder.parent / f".{self.folder.name}.lock")
+        try:
+            lock.acquire(timeout=0.1)
+        except Timeout:
+            say(f"{self.name}: another process is working on {self.folder}, waiting for it")
+            lock.acquire()
+        with lock:
+            if force:
+                self.manifest.unlink(missing_ok=True)
+                if self.owns_folder:
+                    shutil.rmtree(self.folder, ignore_errors=True)
+            figures = self.figures()
+            if figures is not None:
+                say(f"{self.name}: reused {self.folder}")
+                return figures
+            if self.folder.exists() and self.owns_folder and not self.resumes:
+                shutil.rmtree(self.folder)
+            self.folder.mkdir(exist_ok=True)
+            say(f"{self.name}: working in {self.folder}")
+            return self._build(build)
+
+    def _build(self, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        start = time.perf_counter()
+        try:
+            figures = build(self.folder)
+            files = {
+                str(path.relative_to(self.folder)): file_hash(path)
+                for path in sorted(self.folder.rglob("*"))
+                if path.is_file() and not path.name.startswith(".")
+            }
+            manifest = {
+                "stage": self.name,
+                "hash": self.hash,
+                "inputs": self.inputs,
+                "figures": figures,
+                "seconds": round(time.perf_counter() - start, 1),
+                "files": files,
+            }
+            write_atomically(self.manifest, json.dumps(manifest, indent=1) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"stage {self.name} could not write {error.filename or self.folder}: {error.strerror or error}. "
+                "Nothing of it counts as finished; make room or choose another output_dir, and repeat the command."
+            ) from error
+        return figures

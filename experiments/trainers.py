@@ -1,0 +1,115 @@
+"""Lightning trainers of the stages: checkpoints that a kill cannot damage, the metrics file, loggers."""
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import Logger
+from omegaconf import OmegaConf
+
+from experiments.config import RunConfig
+from sid.errors import UserError
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, then renames: a file under its name is whole, also across file systems."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}")
+        with aside.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+
+
+def last_checkpoint(folder: Path) -> ModelCheckpoint:
+    """Saves `last.ckpt` after every epoch."""
+    return ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+
+
+def best_checkpoint(folder: Path, monitor: str) -> ModelCheckpoint:
+    """Keeps the weights of the best validation in `best.ckpt`."""
+    return ModelCheckpoint(
+        folder, "best", monitor=monitor, mode="max", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+
+
+def resume_from(folder: Path) -> str | None:
+    """The last checkpoint of an interrupted training, if there is one."""
+    return str(folder / LAST) if (folder / LAST).exists() else None
+
+
+def finished_epochs(checkpoint: str | None) -> int | None:
+    """Epochs that a training which stopped early has done; None if there is none, or it has not stopped."""
+    if checkpoint is None:
+        return None
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    stopped = any(s.get("stopped_epoch") for key, s in state["callbacks"].items() if key.startswith("EarlyStopping"))
+    return state["epoch"] + 1 if stopped else None
+
+
+def trainer(callbacks: list[Callback], logger: Logger | None = None, **options: Any) -> lightning.Trainer:
+    """A deterministic trainer without sanity run; `options` go to `lightning.Trainer`."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*is not currently set to True, but.*train_dataloader.*")
+    return lightning.Trainer(
+        callbacks=[*callbacks, RichProgressBar(leave=False)],
+        logger=logger or False,
+        plugins=[AtomicCheckpoints()],
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        deterministic="warn",
+        **options,
+    )
+
+
+def wandb_logger(config: RunConfig, run: str) -> Logger | None:
+    """The extra logger that `logger=wandb` asks for. Its id is the run's hash: a resumed run goes on in its place.
+
+    Raises UserError when wandb is missing or has neither a key nor WANDB_MODE=offline.
+    """
+    if config.logger != "wandb":
+        return None
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError("logger=wandb needs the package wandb: pip install -e '.[wandb]'") from error
+    from lightning.pytorch.loggers import WandbLogger
+
+    logger = WandbLogger(
+        project="sidlight",
+        name=f"{config.name}-{run}",
+        id=run,
+        resume="allow",
+        save_dir=config.output_dir,
+        config=OmegaConf.to_container(OmegaConf.structured(config)),
+    )
+    try:
+        _ = logger.experiment
+    except wandb.errors.Error as error:
+        raise UserError(f"wandb did not start ({error}). Set WANDB_MODE=offline, or run wandb login.") from error
+    return logger
+
+
+def log_report(config: RunConfig, report: Path) -> None:
+    """Adds the report page to the wandb run, if there is one."""
+    logger: Any = wandb_logger(config, report.parent.name)
+    if logger is not None:
+        import wandb
+
+        logger.experiment.log({"report": wandb.Html(report.read_text())})
+        wandb.finish()

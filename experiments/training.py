@@ -1,0 +1,158 @@
+"""The train and evaluate stages of a generative retriever.
+
+Legend: B users, N items, K ranks.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from torchmetrics import Metric
+
+from callbacks.history import History
+from callbacks.metrics import Coverage, EntropyDiversity, InvalidRate, PrefixHits, RankMetrics
+from callbacks.recommendations import RecommendationFile
+from callbacks.retrieval import Retrieval
+from datamodules.catalog import Catalog
+from datamodules.sequences import SequenceDataModule
+from datamodules.split import Split
+from experiments.config import EvaluationConfig, RunConfig
+from experiments.trainers import (
+    BEST,
+    best_checkpoint,
+    finished_epochs,
+    last_checkpoint,
+    resume_from,
+    trainer,
+    wandb_logger,
+)
+from lightning_modules.generative import GenerativeModule
+from sid.decode import Recommendations
+from sid.table import SIDTable
+from sid.trie import FreeTree
+
+MONITOR = "val/ndcg@10"
+
+
+def list_metrics(config: EvaluationConfig, catalog: Catalog) -> list[Metric]:
+    """The item-level metrics that every retriever is measured with."""
+    categories = np.unique(np.array(catalog.items["category"].to_pylist()), return_inverse=True)[1]
+    return [
+        RankMetrics(config.recall_at, config.ndcg_at),
+        EntropyDiversity(torch.from_numpy(categories), config.entropy_at),
+        Coverage(catalog.num_items, config.coverage_at),
+    ]
+
+
+def retrieval(config: EvaluationConfig, table: SIDTable, catalog: Catalog, *observers: Any) -> Retrieval:
+    """The callback that decodes and counts."""
+    return Retrieval(
+        table.trie,
+        config.num_beams,
+        [*list_metrics(config, catalog), PrefixHits(table.num_levels, config.coverage_at)],
+        FreeTree(table.codebook_sizes, table.trie),
+        config.free_beams,
+        [InvalidRate(config.invalid_at)],
+        observers,
+    )
+
+
+def _hardware(config: RunConfig) -> dict[str, Any]:
+    train = config.train
+    devices = train.devices if train.devices == "auto" else int(train.devices)
+    return {
+        "accelerator": train.accelerator,
+        "devices": devices,
+        "num_nodes": train.num_nodes,
+        "strategy": train.strategy,
+        "precision": train.precision,
+    }
+
+
+def train(
+    config: RunConfig, module: GenerativeModule, data: SequenceDataModule, table: SIDTable, catalog: Catalog, run: Path
+) -> dict[str, Any]:
+    """Fits until val/ndcg@10 stops rising, or goes on from the last checkpoint. Leaves best.ckpt and metrics.csv."""
+    checkpoints = run / "checkpoints"
+    history = History(run / "metrics.csv")
+    stopper = EarlyStopping(MONITOR, mode="max", patience=config.train.patience)
+    callbacks: list[Callback] = [
+        retrieval(config.evaluation, table, catalog),
+        history,
+        stopper,
+        best_checkpoint(checkpoints, MONITOR),
+        last_checkpoint(checkpoints),
+    ]
+    resume = resume_from(checkpoints)
+    fitter = trainer(
+        callbacks,
+        wandb_logger(config, run.name),
+        max_epochs=finished_epochs(resume) or config.train.max_epochs,
+        check_val_every_n_epoch=config.train.validate_every,
+        gradient_clip_val=config.train.clip,
+        reload_dataloaders_every_n_epochs=1,
+        **_hardware(config),
+    )
+    fitter.fit(module, datamodule=data, ckpt_path=resume)
+    best = max(history.rows, key=lambda row: row.get(MONITOR, 0.0))
+    samples = int(history.rows[-1]["step"]) * config.sequences.batch_size * fitter.world_size
+    return {
+        "epochs": len(history.rows),
+        "best_epoch": best["epoch"],
+        MONITOR: best[MONITOR],
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "seconds": history.seconds,
+        "samples_per_second": samples / max(history.seconds, 1e-9),
+    }
+
+
+def evaluate(
+    config: RunConfig,
+    module: GenerativeModule,
+    data: SequenceDataModule,
+    table: SIDTable,
+    catalog: Catalog,
+    split: Split,
+    run: Path,
+) -> dict[str, Any]:
+    """The best checkpoint on every test user: metrics, recommendations.parquet, and popularity beside it."""
+    weights = torch.load(run / "checkpoints" / BEST, map_location="cpu", weights_only=True)["state_dict"]
+    module.load_state_dict(weights)
+    lists = RecommendationFile(catalog.items["item"])
+    logger = wandb_logger(config, run.name)
+    tester = trainer([retrieval(config.evaluation, table, catalog, lists)], logger, **_hardware(config))
+    start = time.perf_counter()
+    (measured,) = tester.test(module, datamodule=data, verbose=False)
+    seconds = time.perf_counter() - start
+    lists.write(run / "recommendations.parquet")
+    users = len(split.test.user_E)
+    return {
+        "users": users,
+        "users_per_second": users / seconds,
+        "metrics": {name.removeprefix("test/"): value for name, value in measured.items()},
+        "popularity": popularity(config.evaluation, data, catalog, split),
+    }
+
+
+def popularity(config: EvaluationConfig, data: SequenceDataModule, catalog: Catalog, split: Split) -> dict[str, float]:
+    """The same metrics for recommending the most frequent training items to everybody."""
+    count_N = torch.bincount(torch.from_numpy(learnt_items(catalog, split)).long(), minlength=catalog.num_items)
+    items_K = count_N.argsort(descending=True, stable=True)[: config.num_beams]
+    metrics = list_metrics(config, catalog)
+    for batch in data.test_dataloader():
+        items_BK = items_K.expand(len(batch.target_B), -1)
+        lists = Recommendations(items_BK, count_N[items_BK].float(), None)
+        for metric in metrics:
+            metric.update(lists, batch)
+    return {name: float(value) for metric in metrics for name, value in metric.compute().items()}
+
+
+def learnt_items(catalog: Catalog, split: Split) -> np.ndarray:
+    """Items of the events that training may know: every training target and what lies before it."""
+    last_U = np.full(catalog.num_users, -1)
+    np.maximum.at(last_U, split.train.user_E, split.train.target_E)
+    user_M = np.repeat(np.arange(catalog.num_users), np.diff(catalog.offsets_U1))
+    return catalog.item_M[np.arange(catalog.num_events) <= last_U[user_M]]

@@ -1,0 +1,1 @@
+"""Optimisation only: loss, optimiser, schedule."""

@@ -1,0 +1,65 @@
+"""Training of a generative retriever: optimiser, schedule, loss. The algorithms are in `models` and `sid.decode`.
+
+Legend: B users, K beams.
+"""
+
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from datamodules.batch import SequenceBatch
+from lightning_modules.configs import OptimizerConfig
+from lightning_modules.schedules import cosine, inverse_sqrt
+from sid.decode import Recommendations, beam_search
+from sid.errors import UserError
+from sid.trie import PrefixTree
+
+
+class GenerativeModule(lightning.LightningModule):
+    """Token cross-entropy on the target's codes.
+
+    The model offers `loss(tokens_BS, codes_BL)`, `begin(tokens_BS)` and `next_logp` (see `sid.decode.Generator`).
+    Every epoch draws its dropout from the seed and its own number, so a resumed run equals an unbroken one.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: OptimizerConfig, seed: int) -> None:
+        super().__init__()
+        if optimizer.schedule not in ("inverse_sqrt", "cosine"):
+            raise UserError(f"optimizer.schedule={optimizer.schedule!r}: expected inverse_sqrt or cosine")
+        self.model: Any = model
+        self.optimizer_config, self.seed = optimizer, seed
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * 4099 + self.global_rank)
+
+    def training_step(self, batch: SequenceBatch) -> Tensor:
+        loss = self.model.loss(batch.tokens_BS, batch.codes_BL)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.codes_BL))
+        return loss
+
+    def validation_step(self, batch: SequenceBatch) -> None:
+        loss = self.model.loss(batch.tokens_BS, batch.codes_BL)
+        self.log("val/loss", loss, prog_bar=True, batch_size=len(batch.codes_BL), sync_dist=True)
+
+    def test_step(self, batch: SequenceBatch) -> None:
+        loss = self.model.loss(batch.tokens_BS, batch.codes_BL)
+        self.log("test/loss", loss, batch_size=len(batch.codes_BL), sync_dist=True)
+
+    def recommend(self, batch: SequenceBatch, tree: PrefixTree, num_beams: int) -> Recommendations:
+        """The top `num_beams` items of every user of the batch."""
+        return beam_search(self.model, self.model.begin(batch.tokens_BS), tree, num_beams)
+
+    def configure_optimizers(self) -> Any:
+        config = self.optimizer_config
+        matrices = [p for p in self.parameters() if p.ndim >= 2]
+        vectors = [p for p in self.parameters() if p.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+        if config.schedule == "cosine":
+            factor = cosine(config.warmup_steps, int(self.trainer.estimated_stepping_batches))
+        else:
+            factor = inverse_sqrt(config.warmup_steps)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

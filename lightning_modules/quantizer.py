@@ -1,0 +1,93 @@
+"""Training of an RQ-VAE on a table of item vectors that stays on the device.
+
+Legend: N items, D width, B rows of a batch, L levels.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from datamodules.batch import IndexBatch
+from lightning_modules.configs import RQVAEConfig
+from models.rqvae import RQVAE
+from sid.collisions import collision_rate
+from sid.quantizers import usage
+
+
+class IndexDraws:
+    """One epoch of row numbers in random order, a batch at a time: no dataset, no workers."""
+
+    def __init__(self, num_rows: int, batch_size: int) -> None:
+        self.num_rows, self.batch_size = num_rows, batch_size
+
+    def __len__(self) -> int:
+        return -(-self.num_rows // self.batch_size)
+
+    def __iter__(self) -> Iterator[IndexBatch]:
+        return map(IndexBatch, torch.randperm(self.num_rows).split(self.batch_size))
+
+
+class QuantizerModule(lightning.LightningModule):
+    """AdamW on reconstruction + quantization loss; k-means initialisation before the first step.
+
+    Every epoch draws its randomness from the seed and its own number, so a resumed run equals an unbroken one.
+    """
+
+    def __init__(self, config: RQVAEConfig, vectors_ND: Tensor) -> None:
+        super().__init__()
+        self.config = config
+        sizes = tuple(config.codebook_sizes)
+        self.model = RQVAE(vectors_ND.shape[1], config.hidden, config.latent, sizes, config.commitment)
+        self.register_buffer("vectors_ND", vectors_ND, persistent=False)
+        self.vectors_ND: Tensor
+
+    def on_fit_start(self) -> None:
+        if self.trainer.ckpt_path is None:
+            with torch.no_grad():
+                self.model.quantizer.initialise(self.model.encoder(self.vectors_ND), self.config.seed)
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(self.config.seed * 1_000_003 + self.current_epoch)
+
+    def training_step(self, batch: IndexBatch) -> Tensor:
+        losses = self.model(self.vectors_ND[batch.rows_B])
+        self.log("train/loss", losses.total, on_step=False, on_epoch=True, prog_bar=True)
+        self.log("train/reconstruction", losses.reconstruction, on_step=False, on_epoch=True)
+        return losses.total
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Logs usage and collisions; moves dead codes, except in the last tenth, where every code shall settle."""
+        epoch, last = self.current_epoch + 1, self.config.epochs
+        if not self.trainer.is_last_batch or (epoch % self.config.look_every and epoch != last):
+            return
+        for name, value in self.figures(self.codes()).items():
+            self.log(name, value, on_step=False, on_epoch=True, prog_bar=name == "collision_rate")
+        if epoch < 0.9 * last:
+            with torch.no_grad():
+                latent_ND = self.model.encoder(self.vectors_ND)
+            moved = self.model.quantizer.revive(latent_ND, torch.default_generator)
+            self.log("revived", float(moved), on_step=False, on_epoch=True)
+
+    def codes(self) -> Tensor:
+        """(N, L) int64 codes of the whole table, before collisions are resolved."""
+        return self.model.codes(self.vectors_ND)
+
+    def figures(self, codes_NL: Tensor) -> dict[str, float]:
+        """Usage and perplexity of every level, and the collision rate."""
+        used = usage(codes_NL, tuple(self.config.codebook_sizes))
+        named = {"collision_rate": collision_rate(codes_NL)}
+        for level in range(len(self.config.codebook_sizes)):
+            named[f"usage/level{level + 1}"] = float(used.share_L[level])
+            named[f"perplexity/level{level + 1}"] = float(used.perplexity_L[level])
+        return named
+
+    def train_dataloader(self) -> IndexDraws:
+        return IndexDraws(len(self.vectors_ND), self.config.batch_size)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(
+            self.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
+        )

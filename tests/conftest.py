@@ -1,0 +1,19 @@
+"""What every test shares."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Toy sizes gain nothing from threads, and one thread makes sums repeatable. Read when torch, faiss or scikit-learn is
+# imported, which is after this file, and by the processes that tests start.
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of the real files; tests that need it are skipped where DATA_DIR is not set."""
+    folder = os.environ.get("DATA_DIR")
+    if not folder:
+        pytest.skip("set DATA_DIR to run on the real files")
+    return Path(folder)

@@ -1,0 +1,157 @@
+"""Legend: B users, K beams, S tokens, L levels, N items."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datamodules.batch import SequenceBatch
+from lightning_modules.configs import OptimizerConfig
+from lightning_modules.generative import GenerativeModule
+from models.configs import TigerConfig
+from sid.decode import beam_search
+from sid.errors import UserError
+from sid.trie import Trie
+
+SIZES = (8, 8, 2)
+CODES_NL = torch.cartesian_prod(*(torch.arange(size) for size in SIZES))
+TRIE = Trie.from_codes(CODES_NL)
+
+
+def module_of(seed: int = 0, dropout: float = 0.0, **optimizer: Any) -> GenerativeModule:
+    torch.manual_seed(seed)
+    sizes = TigerConfig(
+        width=32, num_layers=1, num_heads=2, head_width=16, ff_width=64, dropout=dropout, num_user_tokens=50
+    )
+    return GenerativeModule(sizes.build(SIZES), OptimizerConfig(**optimizer), seed=seed)
+
+
+def fifty_examples(module: GenerativeModule) -> SequenceBatch:
+    """Fifty users with three random items each, and a random next one."""
+    draw = torch.Generator().manual_seed(0)
+    history_BT = torch.randint(0, len(CODES_NL), (50, 3), generator=draw)
+    target_B = torch.randint(0, len(CODES_NL), (50,), generator=draw)
+    user_B = torch.arange(50)
+    tokens = module.model.tokens
+    tokens_BS = torch.cat([tokens.user(user_B)[:, None], tokens.encode(CODES_NL[history_BT]).flatten(1)], dim=1)
+    return SequenceBatch(tokens_BS, CODES_NL[target_B], history_BT, target_B, user_B)
+
+
+def loader(*batches: SequenceBatch) -> DataLoader[SequenceBatch]:
+    return DataLoader(list(batches), batch_size=None)
+
+
+def trainer(tmp_path: Path, **more: Any) -> lightning.Trainer:
+    return lightning.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        **more,
+    )
+
+
+def test_it_learns_fifty_examples_by_heart(tmp_path: Path) -> None:
+    module = module_of(learning_rate=1e-2, weight_decay=0.0, warmup_steps=10)
+    batch = fifty_examples(module)
+    trainer(tmp_path, max_epochs=120).fit(module, loader(batch))
+    module.eval()
+    with torch.no_grad():
+        assert module.model.loss(batch.tokens_BS, batch.codes_BL) < 0.1
+        found = module.recommend(batch, TRIE, 1)
+    assert (found.items_BK[:, 0] == batch.target_B).double().mean() > 0.9
+
+
+def test_recommend_is_the_beam_search_of_its_model() -> None:
+    module = module_of().eval()
+    batch = fifty_examples(module)
+    with torch.no_grad():
+        ours = module.recommend(batch, TRIE, 5)
+        expected = beam_search(module.model, module.model.begin(batch.tokens_BS), TRIE, 5)
+    assert torch.equal(ours.items_BK, expected.items_BK) and torch.equal(ours.scores_BK, expected.scores_BK)
+    assert ours.codes_BKL is not None and torch.equal(CODES_NL[ours.items_BK], ours.codes_BKL)
+
+
+@pytest.mark.parametrize("stage", ["val", "test"])
+def test_the_logged_loss_is_the_mean_over_users_of_uneven_batches(stage: str, tmp_path: Path) -> None:
+    module = module_of()
+    whole = fifty_examples(module)
+    parts = [SequenceBatch(*(tensor[part] for tensor in whole)) for part in (slice(0, 45), slice(45, 50))]
+    run = trainer(tmp_path)
+    (logged,) = (run.validate if stage == "val" else run.test)(module, loader(*parts), verbose=False)
+    with torch.no_grad():
+        expected = module.eval().model.loss(whole.tokens_BS, whole.codes_BL).item()
+    assert logged == {f"{stage}/loss": pytest.approx(expected, rel=1e-5)}
+
+
+def test_weight_decay_is_for_matrices_alone(tmp_path: Path) -> None:
+    module = module_of(weight_decay=0.3)
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(module, loader(fifty_examples(module)))
+    matrices, vectors = run.optimizers[0].param_groups
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.3, 0.0)
+    assert all(p.ndim == 2 for p in matrices["params"]) and all(p.ndim == 1 for p in vectors["params"])
+    assert len(matrices["params"]) + len(vectors["params"]) == len(list(module.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    # 8 steps, 2 of warm-up: step 3 has sqrt(2 / 4); step 4 of the cosine is at 2 / 6 of its way: (1 + cos 60°) / 2.
+    [("inverse_sqrt", {0: 0.5, 1: 1.0, 3: 0.5**0.5}), ("cosine", {0: 0.5, 1: 1.0, 4: 0.75})],
+)
+def test_the_rate_follows_the_schedule_step_by_step(schedule: str, factors: dict[int, float], tmp_path: Path) -> None:
+    class Rates(lightning.Callback):
+        def __init__(self) -> None:
+            self.rates: list[float] = []
+
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    module, rates = module_of(schedule=schedule, learning_rate=0.1, warmup_steps=2), Rates()
+    batch = fifty_examples(module)
+    trainer(tmp_path, max_epochs=4, callbacks=[rates]).fit(module, loader(batch, batch))
+    assert len(rates.rates) == 8
+    for step, factor in factors.items():
+        assert rates.rates[step] == pytest.approx(0.1 * factor)
+
+
+def test_an_unknown_schedule_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match="optimizer.schedule='linear': expected inverse_sqrt or cosine"):
+        module_of(schedule="linear")
+
+
+def weights(module: GenerativeModule) -> list[Tensor]:
+    return [p.detach().clone() for p in module.parameters()]
+
+
+def test_an_epoch_draws_its_dropout_from_the_seed_and_its_number(tmp_path: Path) -> None:
+    """Random numbers that others use up between two epochs change nothing."""
+
+    class Disturbance(lightning.Callback):
+        def on_train_epoch_end(self, *_: Any) -> None:
+            torch.rand(123)
+
+    results = []
+    for callbacks in ([], [Disturbance()]):
+        module = module_of(dropout=0.3)
+        trainer(tmp_path, max_epochs=3, callbacks=callbacks).fit(module, loader(fifty_examples(module)))
+        results.append(weights(module))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_two_epochs_draw_different_dropout(tmp_path: Path) -> None:
+    module = module_of(dropout=0.3, learning_rate=0.0)
+    losses = []
+
+    class Losses(lightning.Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            losses.append(float(trainer.callback_metrics["train/loss"]))
+
+    trainer(tmp_path, max_epochs=2, callbacks=[Losses()]).fit(module, loader(fifty_examples(module)))
+    assert losses[0] != losses[1]

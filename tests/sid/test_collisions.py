@@ -1,0 +1,31 @@
+"""Legend: N items, L levels."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sid.collisions import collision_digit, collision_rate
+
+tables = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=20)
+
+
+def test_rate_and_digits_of_six_items() -> None:
+    codes_NL = torch.tensor([[1, 1], [0, 2], [1, 1], [1, 1], [0, 2], [2, 0]])
+    assert collision_digit(codes_NL).tolist() == [0, 0, 1, 2, 1, 0]
+    assert collision_rate(codes_NL) == 1 - 3 / 6
+
+
+@settings(max_examples=50, deadline=None)
+@given(tables)
+def test_the_digit_counts_the_earlier_items_with_the_same_codes(codes: list[tuple[int, int]]) -> None:
+    digits = collision_digit(torch.tensor(codes)).tolist()
+    assert digits == [codes[:item].count(codes[item]) for item in range(len(codes))]
+
+
+@settings(max_examples=50, deadline=None)
+@given(tables)
+def test_with_the_digit_nothing_collides(codes: list[tuple[int, int]]) -> None:
+    codes_NL = torch.tensor(codes)
+    assert collision_rate(codes_NL) == 1 - len(set(codes)) / len(codes)
+    resolved = torch.cat([codes_NL, collision_digit(codes_NL)[:, None]], dim=1)
+    assert collision_rate(resolved) == 0

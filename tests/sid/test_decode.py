@@ -1,0 +1,181 @@
+"""Legend: B users, K beams, V codes of a level, L levels, N items."""
+
+from math import inf, log, prod
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sid.decode import Recommendations, beam_search
+from sid.trie import FreeTree, Trie
+
+
+class Written(NamedTuple):
+    """The state of a `Lookup`: what it was told, level by level."""
+
+    prefix_BKL: Tensor
+
+
+class Lookup:
+    """A model that looks the next log-probabilities up by the whole prefix that it was told to have written.
+
+    A search that hands over wrong parents or codes gets the rows of other prefixes.
+    """
+
+    def __init__(self, sizes: tuple[int, ...], logp: list[Tensor]) -> None:
+        self.sizes, self.logp, self.written = sizes, logp, []
+
+    @classmethod
+    def random(cls, sizes: tuple[int, ...], users: int, seed: int) -> "Lookup":
+        draw = torch.Generator().manual_seed(seed)
+        shapes = [(users, prod(sizes[:level]), size) for level, size in enumerate(sizes)]
+        return cls(sizes, [torch.randn(s, generator=draw, dtype=torch.double).log_softmax(-1) for s in shapes])
+
+    def begin(self) -> Written:
+        return Written(torch.zeros(len(self.logp[0]), 1, 0, dtype=torch.long))
+
+    def next_logp(
+        self, state: Written, level: int, codes_BK: Tensor | None, parents_BK: Tensor | None
+    ) -> tuple[Tensor, Written]:
+        prefix_BKL = state.prefix_BKL
+        assert prefix_BKL.shape[2] == max(level - 1, 0)
+        if level == 0:
+            assert codes_BK is None and parents_BK is None
+        else:
+            assert codes_BK is not None and parents_BK is not None
+            users_B1 = torch.arange(len(prefix_BKL))[:, None]
+            prefix_BKL = torch.cat([prefix_BKL[users_B1, parents_BK], codes_BK[..., None]], dim=2)
+        self.written.append(prefix_BKL)
+        row_BK = torch.zeros(prefix_BKL.shape[:2], dtype=torch.long)
+        for place in range(level):
+            row_BK = row_BK * self.sizes[place] + prefix_BKL[..., place]
+        return self.logp[level][torch.arange(len(row_BK))[:, None], row_BK], Written(prefix_BKL)
+
+    def logp_of(self, user: int, codes: tuple[int, ...]) -> float:
+        """The log-probability of the last code after the ones before it."""
+        row = 0
+        for size, code in zip(self.sizes, codes[:-1], strict=False):
+            row = row * size + code
+        return self.logp[len(codes) - 1][user, row, codes[-1]].item()
+
+    def likelihood(self, user: int, codes: tuple[int, ...]) -> float:
+        return sum(self.logp_of(user, codes[: level + 1]) for level in range(len(codes)))
+
+
+Beam = tuple[float, tuple[int, ...]]
+
+
+def slow_beam_search(model: Lookup, user: int, allowed: list[tuple[int, ...]], num_beams: int) -> list[Beam]:
+    """The slow twin: sorted Python lists; a prefix may be written if an allowed sequence starts with it."""
+    beams: list[Beam] = [(0.0, ())]
+    for level in range(len(model.sizes)):
+        prefixes = {codes[: level + 1] for codes in allowed}
+        longer = [
+            (score + model.logp_of(user, (*codes, code)), (*codes, code))
+            for score, codes in beams
+            for code in range(model.sizes[level])
+            if (*codes, code) in prefixes
+        ]
+        beams = sorted(longer, reverse=True)[:num_beams]
+    return beams
+
+
+def check(found: Recommendations, user: int, expected: list[Beam], items: dict[tuple[int, ...], int]) -> None:
+    assert found.codes_BKL is not None
+    padding = found.items_BK.shape[1] - len(expected)
+    assert found.items_BK[user].tolist() == [items.get(codes, -1) for _, codes in expected] + [-1] * padding
+    assert [tuple(codes) for codes in found.codes_BKL[user, : len(expected)].tolist()] == [c for _, c in expected]
+    assert found.scores_BK[user].tolist() == pytest.approx([score for score, _ in expected] + [-inf] * padding)
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[Lookup, list[tuple[int, ...]]]:
+    """A random model of two users and some items in random order."""
+    sizes = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)))
+    numbers = draw(st.lists(st.integers(0, prod(sizes) - 1), min_size=1, max_size=25, unique=True))
+    every = torch.cartesian_prod(*(torch.arange(size) for size in sizes)).view(-1, len(sizes)).tolist()
+    return Lookup.random(sizes, 2, draw(st.integers(0, 10**6))), [tuple(every[n]) for n in numbers]
+
+
+@settings(max_examples=50, deadline=None)
+@given(problems(), st.integers(1, 30))
+def test_beam_search_equals_the_slow_one_at_every_width(
+    problem: tuple[Lookup, list[tuple[int, ...]]], width: int
+) -> None:
+    model, codes = problem
+    found = beam_search(model, model.begin(), Trie.from_codes(torch.tensor(codes)), width)
+    assert found.items_BK.shape == found.scores_BK.shape == (2, width)
+    for user in range(2):
+        items = {c: i for i, c in enumerate(codes)}
+        check(found, user, slow_beam_search(model, user, codes, width), items)
+
+
+@settings(max_examples=50, deadline=None)
+@given(problems())
+def test_with_as_many_beams_as_items_it_ranks_like_scoring_every_item(
+    problem: tuple[Lookup, list[tuple[int, ...]]],
+) -> None:
+    model, codes = problem
+    found = beam_search(model, model.begin(), Trie.from_codes(torch.tensor(codes)), len(codes))
+    for user in range(2):
+        scored = sorted(((model.likelihood(user, c), i) for i, c in enumerate(codes)), reverse=True)
+        assert found.items_BK[user].tolist() == [item for _, item in scored]
+        assert found.scores_BK[user].tolist() == pytest.approx([score for score, _ in scored])
+
+
+@settings(max_examples=50, deadline=None)
+@given(problems(), st.integers(1, 30))
+def test_a_free_beam_equals_the_slow_one_and_calls_what_is_no_item_minus_one(
+    problem: tuple[Lookup, list[tuple[int, ...]]], width: int
+) -> None:
+    model, codes = problem
+    found = beam_search(model, model.begin(), FreeTree(model.sizes, Trie.from_codes(torch.tensor(codes))), width)
+    every = torch.cartesian_prod(*(torch.arange(size) for size in model.sizes)).view(-1, len(model.sizes)).tolist()
+    for user in range(2):
+        expected = slow_beam_search(model, user, [tuple(c) for c in every], width)
+        check(found, user, expected, {c: i for i, c in enumerate(codes)})
+
+
+@settings(max_examples=30, deadline=None)
+@given(problems(), st.integers(1, 8))
+def test_the_model_is_told_the_prefixes_that_come_out(
+    problem: tuple[Lookup, list[tuple[int, ...]]], width: int
+) -> None:
+    model, codes = problem
+    found = beam_search(model, model.begin(), Trie.from_codes(torch.tensor(codes)), width)
+    assert found.codes_BKL is not None
+    assert len(model.written) == len(model.sizes)  # one call a level
+    assert model.written[0].shape == (2, 1, 0)  # the first on a single beam
+    for user in range(2):
+        told = {tuple(prefix) for prefix in model.written[-1][user].tolist()}
+        real = found.codes_BKL[user][found.items_BK[user] >= 0].tolist()
+        assert {tuple(c[:-1]) for c in real} <= told
+
+
+def test_a_score_is_the_models_own_likelihood_and_not_one_renormalised_over_the_siblings() -> None:
+    first = torch.tensor([[[0.4, 0.6]]]).log()
+    second = torch.tensor([[[0.5, 0.5], [0.45, 0.55]]]).log()
+    model = Lookup((2, 2), [first, second])
+    tree = Trie.from_codes(torch.tensor([[0, 0], [1, 0], [1, 1]]))  # (0, 1) is no item
+    found = beam_search(model, model.begin(), tree, 3)
+    # Ours: (1,1) .6 * .55 = .33, (1,0) .6 * .45 = .27, (0,0) .4 * .5 = .2.
+    # Masked before the softmax (0,0) would have .4 * 1 and lead.
+    assert found.items_BK.tolist() == [[2, 1, 0]]
+    assert found.scores_BK[0].tolist() == pytest.approx([log(0.33), log(0.27), log(0.2)], rel=1e-5)
+
+
+def test_fewer_items_than_beams_leave_the_rest_empty() -> None:
+    model = Lookup.random((3, 2), 1, seed=0)
+    found = beam_search(model, model.begin(), Trie.from_codes(torch.tensor([[2, 1], [0, 0]])), 5)
+    assert sorted(found.items_BK[0, :2].tolist()) == [0, 1]
+    assert found.items_BK[0, 2:].tolist() == [-1, -1, -1]
+    assert found.scores_BK[0, 2:].tolist() == [-inf] * 3
+
+
+def test_an_item_that_the_model_rules_out_is_not_recommended() -> None:
+    model = Lookup((2,), [torch.tensor([[[0.0, -inf]]])])
+    found = beam_search(model, model.begin(), Trie.from_codes(torch.tensor([[0], [1]])), 2)
+    assert found.items_BK.tolist() == [[0, -1]]
