@@ -51,6 +51,13 @@ class GenerativeModule(lightning.LightningModule):
         """The top `num_beams` items of every user of the batch."""
         return beam_search(self.model, self.model.begin(batch.tokens_BS), tree, num_beams)
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """By norm. Lightning refuses to clip for fused optimisers under autocast, for the sake of fp16's scaler."""
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
     def configure_optimizers(self) -> Any:
         config = self.optimizer_config
         matrices = [p for p in self.parameters() if p.ndim >= 2]
