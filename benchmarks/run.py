@@ -3,7 +3,7 @@
     python -m benchmarks.run [--part train|decode|peers|all] [--rounds 5] [--minutes 1] [--sids FOLDER] [--save]
 
 Everybody gets the same catalogue, semantic IDs, split, model size and allocator settings; what differs is said in the
-docstrings of `huggingface` and `peer_cornac`. Default: about eight minutes.
+docstrings of `huggingface` and `peer_cornac`. Default: about twelve CPU-minutes.
 """
 
 import argparse

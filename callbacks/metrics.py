@@ -38,11 +38,10 @@ class RankMetrics(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """`recall@K` and `ndcg@K` in [0, 1]; with one target NDCG is 1 / log2(rank + 1), rank from 1."""
-        users = self.rank_R.sum().clamp_min(1)
-        gain_R = 1 / torch.log2(torch.arange(self.deepest, device=self.rank_R.device) + 2.0).double()
+        users = self.rank_R.sum().clamp_min(1).double()
+        gain_R = 1 / torch.log2(torch.arange(self.deepest, device=self.rank_R.device).double() + 2)
         named = {f"recall@{k}": self.rank_R[:k].sum() / users for k in self.recall_at}
-        named |= {f"ndcg@{k}": (self.rank_R[:k] * gain_R[:k]).sum() / users for k in self.ndcg_at}
-        return {name: value.double() for name, value in named.items()}
+        return named | {f"ndcg@{k}": (self.rank_R[:k] * gain_R[:k]).sum() / users for k in self.ndcg_at}
 
 
 class EntropyDiversity(Metric):

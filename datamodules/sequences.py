@@ -71,8 +71,9 @@ def evaluation_batches(length_E: np.ndarray, batch_size: int, rank: int, world_s
     if len(length_E) < world_size:
         raise UserError(f"{len(length_E)} examples cannot be evaluated by {world_size} processes; use fewer")
     order_E = np.argsort(-length_E, kind="stable")
-    largest_share = -(-len(order_E) // world_size)
-    return np.array_split(order_E[rank::world_size], -(-largest_share // batch_size))
+    smallest_share, largest_share = len(order_E) // world_size, -(-len(order_E) // world_size)
+    num_batches = min(-(-largest_share // batch_size), smallest_share)
+    return np.array_split(order_E[rank::world_size], num_batches)
 
 
 class BatchLoader:

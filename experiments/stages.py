@@ -99,7 +99,7 @@ class Stage:
         except Timeout:
             say(f"{self.name}: another process is working on {self.folder}, waiting for it")
             lock.acquire()
-        with lock:
+        try:
             if force:
                 self.manifest.unlink(missing_ok=True)
                 if self.owns_folder:
@@ -113,6 +113,8 @@ class Stage:
             self.folder.mkdir(exist_ok=True)
             say(f"{self.name}: working in {self.folder}")
             return self._build(build)
+        finally:
+            lock.release()
 
     def _build(self, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         start = time.perf_counter()

@@ -8,6 +8,7 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from datamodules.batch import SequenceBatch
 from lightning_modules.configs import OptimizerConfig
@@ -30,6 +31,7 @@ class GenerativeModule(lightning.LightningModule):
             raise UserError(f"optimizer.schedule={optimizer.schedule!r}: expected inverse_sqrt or cosine")
         self.model: Any = model
         self.optimizer_config, self.seed = optimizer, seed
+        self.mean_loss = MeanMetric()
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * 4099 + self.global_rank)
@@ -40,12 +42,15 @@ class GenerativeModule(lightning.LightningModule):
         return loss
 
     def validation_step(self, batch: SequenceBatch) -> None:
-        loss = self.model.loss(batch.tokens_BS, batch.codes_BL)
-        self.log("val/loss", loss, prog_bar=True, batch_size=len(batch.codes_BL), sync_dist=True)
+        self._measure("val/loss", batch)
 
     def test_step(self, batch: SequenceBatch) -> None:
+        self._measure("test/loss", batch)
+
+    def _measure(self, name: str, batch: SequenceBatch) -> None:
         loss = self.model.loss(batch.tokens_BS, batch.codes_BL)
-        self.log("test/loss", loss, batch_size=len(batch.codes_BL), sync_dist=True)
+        self.mean_loss.update(loss, weight=len(batch.codes_BL))
+        self.log(name, self.mean_loss, on_step=False, on_epoch=True, prog_bar=True)
 
     def recommend(self, batch: SequenceBatch, tree: PrefixTree, num_beams: int) -> Recommendations:
         """The top `num_beams` items of every user of the batch."""

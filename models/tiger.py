@@ -62,5 +62,5 @@ class Tiger(nn.Module):
         else:
             tokens_BK = codes_BK + self.tokens.offsets[level - 1]
         states_BKD, state = self.decoder.step(F.embedding(tokens_BK, self.embedding), parents_BK, state)
-        logits_BKW = self._logits(states_BKD).float()
-        return logits_BKW[..., self.tokens.level(level)] - logits_BKW.logsumexp(-1, keepdim=True), state
+        logp_BKW = self._logits(states_BKD).log_softmax(-1, dtype=torch.float32)
+        return logp_BKW[..., self.tokens.level(level)], state

@@ -140,25 +140,29 @@ class Attention(nn.Module):
         """Self-attention of one new token a beam over its own past; returns the output and the past with it."""
         qkv = self.fused(x_BKD).unflatten(-1, (3, self.shape.num_heads, self.shape.head_width))
         query, key, value = qkv.unbind(2)
-        past = KeysValues(key[:, :, None], value[:, :, None]) if past is None else past.extend(parents_BK, key, value)
-        scores = torch.einsum("bkhe,bkphe->bkhp", query, past.keys_BKPHE) + bias_HP
-        mixed = torch.einsum("bkhp,bkphe->bkhe", scores.softmax(-1).to(value.dtype), past.values_BKPHE)
-        return self.out(mixed.flatten(2)), past
+        keys, values = (key,), (value,)
+        if past is not None:
+            keys = (*(of_parents(old, parents_BK) for old in past.keys), key)
+            values = (*(of_parents(old, parents_BK) for old in past.values), value)
+        scores_PBKH = torch.stack([(query * old).sum(-1) for old in keys])
+        weights_PBKH = (scores_PBKH + bias_HP.T[:, None, None]).softmax(0).to(value.dtype)
+        mixed_BKHE = sum(weight[..., None] * old for weight, old in zip(weights_PBKH, values, strict=True))
+        return self.out(mixed_BKHE.flatten(2)), KeysValues(keys, values)
 
 
 class KeysValues(NamedTuple):
-    """The cached keys and values of the tokens of every beam, oldest first."""
+    """The cached keys and values (B, K, H, E) of the tokens of every beam, oldest first. Tuples: nothing is copied to
+    append a token."""
 
-    keys_BKPHE: Tensor
-    values_BKPHE: Tensor
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
 
-    def extend(self, parents_BK: Tensor | None, key_BKHE: Tensor, value_BKHE: Tensor) -> "KeysValues":
-        """The past of every beam's parent, and the new token."""
-        users_B1 = torch.arange(len(key_BKHE), device=key_BKHE.device)[:, None]
-        return KeysValues(
-            torch.cat([self.keys_BKPHE[users_B1, parents_BK], key_BKHE[:, :, None]], dim=2),
-            torch.cat([self.values_BKPHE[users_B1, parents_BK], value_BKHE[:, :, None]], dim=2),
-        )
+
+def of_parents(old_BKHE: Tensor, parents_BK: Tensor | None) -> Tensor:
+    """Every beam's share of its parent. What all beams have in common (K = 1) stays one."""
+    if parents_BK is None or old_BKHE.shape[1] == 1:
+        return old_BKHE
+    return old_BKHE[torch.arange(len(old_BKHE), device=old_BKHE.device)[:, None], parents_BK]
 
 
 class FeedForward(nn.Module):
@@ -171,7 +175,7 @@ class FeedForward(nn.Module):
         self.out = _linear(shape.ff_width, shape.width, shape.ff_width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(dropout(self.inner(x).relu(), self.rate, self.training))
+        return self.out(dropout(self.inner(x).relu_(), self.rate, self.training))
 
 
 def _norm(shape: Shape) -> nn.RMSNorm:
@@ -259,15 +263,18 @@ class Decoder(nn.Module):
         return dropout(self.norm(x_BTD), self.rate, self.training)
 
     def begin(self, source_BSD: Tensor, mask_B11S: Tensor | None) -> DecoderState:
-        """The state before the first token."""
+        """The state before the first token; keys and values are laid out once for the products of every step."""
         layers: Any = self.layers
-        source = [layer.cross.keys_values(source_BSD) for layer in layers]
+        source = []
+        for layer in layers:
+            key, value = layer.cross.keys_values(source_BSD)
+            source.append((key.transpose(2, 3).contiguous().transpose(2, 3), value.contiguous()))
         return DecoderState(source, mask_B11S, [None] * len(source))
 
     def step(self, x_BKD: Tensor, parents_BK: Tensor | None, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """One more token a beam: (B, K, D) embeddings to (B, K, D). The source is never copied: beams are queries."""
         first = state.past[0]
-        length = 1 if first is None else first.keys_BKPHE.shape[2] + 1
+        length = 1 if first is None else len(first.keys) + 1
         bias_HP = self.bias(1, length)[0, :, 0]
         past = []
         layers: Any = self.layers

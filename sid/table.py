@@ -120,5 +120,5 @@ class SIDTable:
     def export(self, path: Path, raw_ids: list[str], titles: list[str]) -> None:
         """A tab-separated file for people: item, raw id, semantic ID, title; sorted by code."""
         order_N = self.trie.leaf_item.tolist()
-        rows = (f"{i}\t{raw_ids[i]}\t{self.words(self.codes_NL[i])}\t{titles[i]}\n" for i in order_N)
+        rows = (f"{i}\t{raw_ids[i]}\t{self.words(self.codes_NL[i])}\t{' '.join(titles[i].split())}\n" for i in order_N)
         path.write_text("item\traw_id\tsemantic_id\ttitle\n" + "".join(rows))

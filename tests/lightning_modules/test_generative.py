@@ -138,11 +138,13 @@ def test_an_epoch_draws_its_dropout_from_the_seed_and_its_number(tmp_path: Path)
             torch.rand(123)
 
     results = []
-    for callbacks in ([], [Disturbance()]):
+    for seed, callbacks in ((0, []), (0, [Disturbance()]), (1, [])):
         module = module_of(dropout=0.3)
+        module.seed = seed  # the same initial weights, another dropout
         trainer(tmp_path, max_epochs=3, callbacks=callbacks).fit(module, loader(fifty_examples(module)))
         results.append(weights(module))
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(results[0], results[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(results[0], results[2], strict=True))
 
 
 def test_two_epochs_draw_different_dropout(tmp_path: Path) -> None:

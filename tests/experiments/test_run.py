@@ -1,0 +1,186 @@
+"""The command line as a user meets it: the whole pipeline on a catalogue of 60 users, kills and mistakes included."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from experiments.run import main, run
+
+SMALL = [
+    "data.num_users=60",
+    "data.num_items=40",
+    "data.num_categories=4",
+    "data.mean_length=8",
+    "embed.dim=16",
+    "tokenizer.codebook_sizes=[8,8]",
+    "tokenizer.epochs=6",
+    "model.num_layers=1",
+    "model.width=32",
+    "train.max_epochs=5",
+    "sequences.batch_size=32",
+    "evaluation.num_beams=20",
+    "evaluation.entropy_at=[10,20]",
+    "evaluation.free_beams=20",
+]
+
+
+def command(output: Path, *more: str) -> list[str]:
+    return ["tiger_tiny", *SMALL, f"output_dir={output}", *more]
+
+
+def folder(output: Path) -> Path:
+    (found,) = (path for path in (output / "runs" / "tiger_tiny").iterdir() if path.is_dir())
+    return found
+
+
+def results(output: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    test = json.loads((folder(output) / "test.json").read_text())
+    rows = list(csv.DictReader((folder(output) / "metrics.csv").open()))
+    return test["metrics"], [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("unbroken")
+    assert main(command(output)) == 0
+    return output
+
+
+def test_a_run_leaves_everything_that_says_what_it_was(unbroken: Path) -> None:
+    found = folder(unbroken)
+    files = {str(path.relative_to(found)) for path in found.rglob("*") if path.is_file()}
+    assert files >= {
+        *("config.yaml", "environment.json", "metrics.csv", "test.json", "report.html", "recommendations.parquet"),
+        *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "train.manifest.json", "evaluate.manifest.json"),
+    }
+    metrics, rows = results(unbroken)
+    assert len(rows) == 5
+    wanted = {"recall@1", "recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20"}
+    wanted |= {"invalid@10", "invalid@20", "entropy@10", "entropy@20", "coverage@10"}
+    assert wanted <= set(metrics)
+    assert {f"val/{name}" for name in wanted} <= set(rows[-1])
+    table = pq.read_table(found / "recommendations.parquet")
+    assert table.column_names == ["user", "rank", "item", "raw_id", "score"]
+    assert table.num_rows == 60 * 20
+    environment = json.loads((found / "environment.json").read_text())
+    assert set(environment["stages"]) == {"prepare", "embed", "tokenize", "train", "evaluate"}
+    assert "torch" in environment["versions"]
+
+
+def test_the_same_seed_gives_the_same_numbers_and_repeating_a_finished_run_rebuilds_nothing(
+    unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(command(tmp_path))
+    assert results(tmp_path) == results(unbroken)
+    capsys.readouterr()
+    run(command(tmp_path))
+    said = capsys.readouterr().out
+    assert said.count(": reused ") == 5
+    assert "working in" not in said
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_killed_run_goes_on_and_ends_with_the_numbers_of_an_unbroken_one(
+    kills: int, unbroken: Path, tmp_path: Path
+) -> None:
+    for _ in range(kills):
+        running = subprocess.Popen(
+            [sys.executable, "-m", "experiments.run", *command(tmp_path)], stdout=subprocess.DEVNULL
+        )
+        before = _mark(tmp_path)
+        while _mark(tmp_path) == before and running.poll() is None:
+            time.sleep(0.01)
+        os.kill(running.pid, signal.SIGKILL)
+        running.wait()
+    assert not (folder(tmp_path) / "train.manifest.json").exists(), "the run was over before the kill"
+    run(command(tmp_path))
+    assert results(tmp_path) == results(unbroken)
+
+
+def _mark(output: Path) -> int:
+    """When the last checkpoint of the retriever was written; 0 before the first."""
+    found = list(output.glob("runs/tiger_tiny/*/checkpoints/last.ckpt"))
+    return found[0].stat().st_mtime_ns if found else 0
+
+
+def test_a_stage_can_be_the_last_and_rebuilding_starts_where_it_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run([*command(tmp_path), "stage=embed"])
+    assert sorted(path.name for path in (tmp_path / "artifacts").iterdir()) == ["embed", "prepare"]
+    assert "interactions" in capsys.readouterr().out
+    run([*command(tmp_path), "stage=embed", "force=embed"])
+    said = capsys.readouterr().out
+    assert "prepare: reused" in said
+    assert "embed: working" in said
+
+
+def test_only_what_depends_on_a_change_is_rebuilt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run([*command(tmp_path), "stage=tokenize"])
+    capsys.readouterr()
+    run([*command(tmp_path), "stage=tokenize", "tokenizer.seed=5"])
+    said = capsys.readouterr().out
+    assert "embed: reused" in said
+    assert "tokenize: working" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tiger_tny"], "there is no experiment 'tiger_tny'; did you mean tiger_tiny?"),
+        (["tiger_tiny", "stage=cook"], "stage=cook: there is no such stage; expected one of prepare"),
+        (["tiger_tiny", "model.depth=2"], "unknown key 'model.depth'"),
+        (["tiger_tiny", "seed=one"], "seed=one"),
+        (["tiger_tiny", "stage=embed", "embed.encoder=magic"], "magic"),
+        (["tiger_tiny", "stage=tokenize", "tokenizer.codebook_sizes=[999]"], "a codebook of 999 codes needs as many"),
+    ],
+)
+def test_a_mistake_is_one_line_without_a_traceback(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, f"output_dir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_sid_table_of_another_catalogue_is_refused(
+    unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from experiments.pipeline import Pipeline
+    from sid.errors import UserError
+
+    pipeline: Pipeline = run([*command(tmp_path), "stage=tokenize"])
+    header = pipeline.tokenize.folder / "sids.json"
+    header.write_text(header.read_text().replace(pipeline.prepare.hash, "0" * 12))
+    with pytest.raises(UserError, match="catalogue 000000000000"):
+        _ = pipeline.table
+
+
+def test_without_arguments_it_lists_the_experiments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "tiger_beauty" in capsys.readouterr().out
+
+
+def test_wandb_offline_logs_the_metrics_and_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: Path
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    assert main(command(tmp_path, "logger=wandb")) == 0
+    assert results(tmp_path) == results(unbroken)
+    logged = b"".join(path.read_bytes() for path in tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    assert b"val/ndcg@10" in logged
+    assert b"test/recall@10" in logged
+    assert list(tmp_path.glob("wandb/offline-run-*/files/media/html/report*.html"))

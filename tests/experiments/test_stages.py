@@ -1,0 +1,105 @@
+import errno
+import json
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from experiments.stages import Stage
+from sid.errors import UserError
+
+
+class Work:
+    """A stage function that counts its calls and can fail after half its work."""
+
+    def __init__(self, fails: BaseException | None = None) -> None:
+        self.calls, self.fails = 0, fails
+
+    def __call__(self, folder: Path) -> dict[str, Any]:
+        self.calls += 1
+        (folder / "half.txt").write_text("first")
+        if self.fails:
+            raise self.fails
+        (folder / "whole.txt").write_text("second")
+        return {"answer": 42}
+
+
+def stage(tmp_path: Path, **inputs: Any) -> Stage:
+    made = Stage("count", tmp_path / "x", inputs)
+    return Stage("count", tmp_path / made.hash, inputs)
+
+
+def run(made: Stage, work: Work, force: bool = False) -> dict[str, Any]:
+    return made.run(work, force, lambda line: None)
+
+
+def test_a_finished_stage_is_reused_and_a_changed_config_is_another_stage(tmp_path: Path) -> None:
+    work = Work()
+    assert run(stage(tmp_path, a=1), work) == run(stage(tmp_path, a=1), work) == {"answer": 42}
+    assert work.calls == 1
+    run(stage(tmp_path, a=2), work)
+    assert work.calls == 2
+
+
+def test_an_interrupted_stage_is_never_taken_for_finished(tmp_path: Path) -> None:
+    made, work = stage(tmp_path), Work(fails=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run(made, work)
+    assert (made.folder / "half.txt").exists()
+    assert made.figures() is None
+    assert run(made, Work()) == {"answer": 42}
+
+
+def test_force_rebuilds(tmp_path: Path) -> None:
+    work = Work()
+    run(stage(tmp_path), work)
+    run(stage(tmp_path), work, force=True)
+    assert work.calls == 2
+
+
+def test_a_stage_in_the_folder_of_another_leaves_its_files_alone(tmp_path: Path) -> None:
+    run(Stage("train", tmp_path / "run", {}), Work())
+    for force in (False, True):
+        run(Stage("evaluate", tmp_path / "run", {}, resumes=True, owns_folder=False), Work(), force)
+        assert (tmp_path / "run" / "train.manifest.json").exists()
+
+
+def test_damage_is_named_with_file_and_way_out(tmp_path: Path) -> None:
+    made = stage(tmp_path)
+    run(made, Work())
+    (made.folder / "half.txt").write_text("fir")
+    with pytest.raises(UserError, match=r"half\.txt is damaged.*force=count"):
+        made.figures()
+    (made.folder / "half.txt").unlink()
+    with pytest.raises(UserError, match=r"lacks its file half\.txt.*force=count"):
+        made.figures()
+    made.manifest.write_text(made.manifest.read_text()[:40])
+    with pytest.raises(UserError, match=r"count\.manifest\.json is damaged"):
+        made.figures()
+
+
+def test_a_full_disk_leaves_nothing_finished_and_says_so(tmp_path: Path) -> None:
+    made = stage(tmp_path)
+    full = OSError(errno.ENOSPC, "No space left on device", str(made.folder / "whole.txt"))
+    with pytest.raises(UserError, match=r"could not write .*whole\.txt: No space left on device.*make room"):
+        run(made, Work(fails=full))
+    assert made.figures() is None
+
+
+def test_two_processes_that_want_one_stage_build_it_once(tmp_path: Path) -> None:
+    made, work = stage(tmp_path), Work()
+    threads = [Thread(target=run, args=(made, work)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert work.calls == 1
+
+
+def test_the_manifest_says_what_went_in(tmp_path: Path) -> None:
+    made = stage(tmp_path, a=1)
+    run(made, Work())
+    manifest = json.loads(made.manifest.read_text())
+    assert manifest["inputs"] == {"a": 1}
+    assert set(manifest["files"]) == {"half.txt", "whole.txt"}
