@@ -11,7 +11,7 @@ class SequenceConfig:
     """Most recent history items that the model sees."""
     batch_size: int = 256
     """Training examples a batch and process."""
-    eval_batch_size: int = 128
+    eval_batch_size: int = 64
     """Users decoded at a time."""
     steps_per_epoch: int = 0
     """Training steps between two validations; 0: one pass over all training examples."""

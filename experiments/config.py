@@ -17,7 +17,7 @@ from datamodules.configs import SequenceConfig
 from datamodules.embed import EmbedConfig
 from datamodules.split import SplitConfig
 from lightning_modules.configs import OptimizerConfig, RQVAEConfig
-from models.configs import TigerConfig
+from models.configs import ModelConfig, TigerConfig
 from sid.errors import UserError
 
 LOGGERS = ("csv", "wandb")
@@ -71,7 +71,7 @@ class RunConfig:
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     tokenizer: RQVAEConfig = field(default_factory=RQVAEConfig)
     sequences: SequenceConfig = field(default_factory=SequenceConfig)
-    model: TigerConfig = field(default_factory=TigerConfig)
+    model: ModelConfig = field(default_factory=TigerConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -46,8 +46,12 @@ class Pipeline:
 
     @cached_property
     def raw_files(self) -> dict[str, str]:
-        """Contents of the input files: name -> SHA-256."""
-        return {path.name: file_hash(path) for path in self.config.data.raw_files()}
+        """Contents of the input files: name -> SHA-256; of two files of one name the second is `2:name`."""
+        found: dict[str, str] = {}
+        for path in self.config.data.raw_files():
+            name = path.name if path.name not in found else f"{len(found) + 1}:{path.name}"
+            found[name] = file_hash(path)
+        return found
 
     @cached_property
     def prepare(self) -> Stage:

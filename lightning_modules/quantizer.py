@@ -20,20 +20,22 @@ from sid.quantizers import usage
 class IndexDraws:
     """One epoch of row numbers in random order, a batch at a time: no dataset, no workers."""
 
-    def __init__(self, num_rows: int, batch_size: int) -> None:
-        self.num_rows, self.batch_size = num_rows, batch_size
+    def __init__(self, num_rows: int, batch_size: int, seed: int) -> None:
+        self.num_rows, self.batch_size, self.seed = num_rows, batch_size, seed
 
     def __len__(self) -> int:
         return -(-self.num_rows // self.batch_size)
 
     def __iter__(self) -> Iterator[IndexBatch]:
-        return map(IndexBatch, torch.randperm(self.num_rows).split(self.batch_size))
+        generator = torch.Generator().manual_seed(self.seed)
+        return map(IndexBatch, torch.randperm(self.num_rows, generator=generator).split(self.batch_size))
 
 
 class QuantizerModule(lightning.LightningModule):
     """AdamW on reconstruction + quantization loss; k-means initialisation before the first step.
 
-    Every epoch draws its randomness from the seed and its own number, so a resumed run equals an unbroken one.
+    Every epoch draws its randomness from the seed and its own number, so a resumed run equals an unbroken one. Use
+    with `Trainer(reload_dataloaders_every_n_epochs=1)`.
     """
 
     def __init__(self, config: RQVAEConfig, vectors_ND: Tensor) -> None:
@@ -44,13 +46,17 @@ class QuantizerModule(lightning.LightningModule):
         self.register_buffer("vectors_ND", vectors_ND, persistent=False)
         self.vectors_ND: Tensor
 
+    @property
+    def _epoch_seed(self) -> int:
+        return self.config.seed * 1_000_003 + self.current_epoch
+
     def on_fit_start(self) -> None:
         if self.trainer.ckpt_path is None:
             with torch.no_grad():
                 self.model.quantizer.initialise(self.model.encoder(self.vectors_ND), self.config.seed)
 
     def on_train_epoch_start(self) -> None:
-        torch.manual_seed(self.config.seed * 1_000_003 + self.current_epoch)
+        torch.manual_seed(self._epoch_seed)
 
     def training_step(self, batch: IndexBatch) -> Tensor:
         losses = self.model(self.vectors_ND[batch.rows_B])
@@ -85,7 +91,7 @@ class QuantizerModule(lightning.LightningModule):
         return named
 
     def train_dataloader(self) -> IndexDraws:
-        return IndexDraws(len(self.vectors_ND), self.config.batch_size)
+        return IndexDraws(len(self.vectors_ND), self.config.batch_size, self._epoch_seed)
 
     def configure_optimizers(self) -> Any:
         return torch.optim.AdamW(

@@ -5,11 +5,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from models.tiger import Tiger
 
 
 @dataclass
-class TigerConfig:
+class ModelConfig:
+    """What every generative retriever's config offers."""
+
+    def build(self, codebook_sizes: tuple[int, ...]) -> "nn.Module":
+        """A freshly initialised model with a `tokens: TokenSpace`, `loss`, `begin` and `next_logp`."""
+        raise NotImplementedError
+
+
+@dataclass
+class TigerConfig(ModelConfig):
     """Sizes of the paper: 4 + 4 layers, width 128, 6 heads of 64, feed-forward 1024, 2,000 user tokens."""
 
     width: int = 128

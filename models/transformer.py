@@ -110,9 +110,10 @@ class Attention(nn.Module):
             nn.init.normal_(self.fused.weight[:inner], std=(shape.width * shape.head_width) ** -0.5)
         self.out = _linear(inner, shape.width, inner**-0.5)
 
-    def split(self, x: Tensor) -> Tensor:
-        """(B, S, n H E) to (n, B, H, S, E)."""
-        return x.unflatten(-1, (-1, self.shape.num_heads, self.shape.head_width)).permute(2, 0, 3, 1, 4)
+    def split(self, x: Tensor) -> list[Tensor]:
+        """(B, S, n H E) to n of (B, H, S, E)."""
+        heads = (self.shape.num_heads, self.shape.head_width)
+        return [part.unflatten(-1, heads).transpose(1, 2) for part in x.split(heads[0] * heads[1], dim=-1)]
 
     def merge(self, heads_BHTE: Tensor) -> Tensor:
         return self.out(heads_BHTE.transpose(1, 2).flatten(2))

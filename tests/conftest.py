@@ -3,11 +3,17 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Toy sizes gain nothing from threads, and one thread makes sums repeatable. Read when torch, faiss or scikit-learn is
 # imported, which is after this file, and by the processes that tests start.
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
+
+# A deadline an example fails on a busy machine for no fault of the code.
+hypothesis.settings.register_profile("steady", deadline=None)
+hypothesis.settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

@@ -53,8 +53,8 @@ def fit(module: QuantizerModule, tmp_path: Path, epochs: int | None = None) -> l
 
 
 def test_an_epoch_draws_every_row_once() -> None:
-    batches = [batch.rows_B for batch in IndexDraws(10, 4)]
-    assert [len(rows_B) for rows_B in batches] == [4, 4, 2] and len(IndexDraws(10, 4)) == 3
+    batches = [batch.rows_B for batch in IndexDraws(10, 4, 0)]
+    assert [len(rows_B) for rows_B in batches] == [4, 4, 2] and len(IndexDraws(10, 4, 0)) == 3
     assert sorted(torch.cat(batches).tolist()) == list(range(10))
 
 
