@@ -58,9 +58,11 @@ check: $(STAMP)  ## linter, formatter, types, tests
 	$(PYTHON) -m mypy
 	$(PYTHON) -m pytest
 
-smoke: $(STAMP)  ## the whole pipeline on a small synthetic catalogue, in a temporary folder
+smoke: $(STAMP)  ## the whole pipeline on a small synthetic catalogue: Recall@10 at least 3 times popularity's
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
-	  $(PYTHON) -m experiments.run tiger_tiny output_dir="$$folder" $(ARGS)
+	  $(PYTHON) -m experiments.run tiger_tiny output_dir="$$folder" $(ARGS) && \
+	  $(PYTHON) -c 'import json, sys; r = json.load(open(sys.argv[1])); \
+	    sys.exit(r["metrics"]["recall@10"] < 3 * r["popularity"]["recall@10"])' "$$folder"/runs/tiger_tiny/*/test.json
 
 bench: $(STAMP)  ## speed beside the peers: [ARGS="..."]
 	$(PYTHON) -m benchmarks.run $(ARGS)

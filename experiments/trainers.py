@@ -65,6 +65,8 @@ def trainer(callbacks: list[Callback], logger: Logger | None = None, **options: 
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*There is a wandb run already in progress.*")
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*is not currently set to True, but.*train_dataloader.*")
     return lightning.Trainer(
         callbacks=[*callbacks, RichProgressBar(leave=False)],
