@@ -9,10 +9,10 @@ from torch import Tensor
 
 from benchmarks.problem import Problem
 from datamodules.batch import SequenceBatch
+from lightning_modules.configs import OptimizerConfig
+from lightning_modules.schedules import inverse_sqrt
 from models.tiger import Tiger
 from sid.decode import Recommendations, beam_search
-
-LEARNING_RATE = 1e-3
 
 
 def precision(bf16: bool) -> torch.autocast:
@@ -20,9 +20,9 @@ def precision(bf16: bool) -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=bf16)
 
 
-def optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:
-    """The same for ours and for Hugging Face's."""
-    return torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-4, fused=True)
+def optimizer(model: torch.nn.Module, rate: float = 1e-3, weight_decay: float = 1e-4) -> torch.optim.Optimizer:
+    """The same for ours and for Hugging Face's when speed is measured."""
+    return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=weight_decay, fused=True)
 
 
 def step(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -64,7 +64,11 @@ def train_for(model: Tiger, problem: Problem, batch_size: int, seconds: float, b
                 yield collate(rows)
             epoch += 1
 
-    return train(model, optimizer(model), until_deadline(), bf16)
+    config = OptimizerConfig()
+    ours = optimizer(model, config.learning_rate, config.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(ours, inverse_sqrt(config.warmup_steps))
+    ours.register_step_post_hook(lambda *_: schedule.step())
+    return train(model, ours, until_deadline(), bf16)
 
 
 @torch.inference_mode()

@@ -67,6 +67,13 @@ class Problem:
         collate = self.data.collate(self.data.split.test)
         return [collate(rows[part]) for part in evaluation_batches(collate.lengths()[rows], batch_size, 0, 1)]
 
+    def typical_batches(self, size: int, count: int = 4) -> list[SequenceBatch]:
+        """Batches as an evaluation of all test users makes them (like length), evenly spread over the lengths."""
+        collate = self.data.collate(self.data.split.test)
+        order_E = np.argsort(collate.lengths(), kind="stable")
+        starts = [int((i + 0.5) / count * len(order_E)) - size // 2 for i in range(count)]
+        return [collate(order_E[start : start + size]) for start in starts]
+
     def popularity_recall(self, rows: np.ndarray) -> float:
         """R@10 of the ten most frequent training targets, on test users: the least a model must beat."""
         items_M, split = self.catalog.item_M, self.data.split

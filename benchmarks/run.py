@@ -1,6 +1,6 @@
 """`make bench`: training and beam search beside Hugging Face's T5 and cornac's TIGER, in one run on one CPU thread.
 
-    python -m benchmarks.run [--part train|decode|peers|all] [--rounds 5] [--minutes 1] [--sids FOLDER] [--save]
+    python -m benchmarks.run [--part train|decode|quality|all] [--rounds 5] [--minutes 2] [--no-cornac] [--save]
 
 Everybody gets the same catalogue, semantic IDs, split, model size and allocator settings; what differs is said in the
 docstrings of `huggingface` and `peer_cornac`. Default: about twelve CPU-minutes.
@@ -19,7 +19,7 @@ from benchmarks.measure import Work, interleave, machine, ratio, timed, tune_pro
 from benchmarks.peers import PYTHON, Cornac
 
 RESULTS = Path(__file__).parent / "results"
-TRAIN_BATCHES, OUR_USERS, THEIR_USERS, CORNAC_USERS, QUALITY_USERS = 4, 128, 32, 16, 256
+TRAIN_BATCHES, OUR_BATCH, THEIR_BATCH, CHECKED_USERS, CORNAC_USERS, QUALITY_USERS = 4, 64, 16, 64, 16, 1024
 QUALITY_BATCH, QUALITY_BEAMS = 64, 20
 BEAMS = (20, 50)
 TIE = 2e-5
@@ -27,9 +27,10 @@ TIE = 2e-5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("train", "decode", "peers", "all"), default="all")
+    parser.add_argument("--part", choices=("train", "decode", "quality", "all"), default="all")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--minutes", type=float, default=1.0, help="CPU-minutes of training before R@10 is compared")
+    parser.add_argument("--minutes", type=float, default=2.0, help="CPU-minutes of training before R@10 is compared")
+    parser.add_argument("--no-cornac", action="store_true", help="leave out the peer with an environment of its own")
     parser.add_argument("--sids", type=Path, help="folder of a finished tokenize stage")
     parser.add_argument("--peer-python", type=Path, default=PYTHON, help="Python that has cornac; made when absent")
     parser.add_argument("--save", action="store_true", help=f"write the numbers to {RESULTS.name}/<date>-<commit>.json")
@@ -72,16 +73,15 @@ class Bench:
         self.console.print(self.problem.name, self.problem.table.codebook_sizes, self.report["machine"])
         self.report["checks"] = self.checks()
         self.console.print(self.report["checks"])
-        cornac = Cornac(self.options.peer_python, self.problem) if part in ("peers", "all") else None
-        for job, beams in [("train", 0), *(("beam", beams) for beams in BEAMS)]:
-            if (part, job) in (("decode", "train"), ("train", "beam")):
-                continue
-            contenders = self.training(cornac) if job == "train" else self.decoding(beams, cornac)
-            with self.console.status("") as status:
-                rates = interleave(contenders, self.options.rounds, status.update)
-            self.table("training, samples" if job == "train" else f"{beams} beams, users", rates)
-        if cornac:
+        cornac = None if self.options.no_cornac else Cornac(self.options.peer_python, self.problem)
+        if part in ("train", "all"):
+            self.compare("training, samples", self.training(cornac))
+        if part in ("decode", "all"):
+            for beams in BEAMS:
+                self.compare(f"{beams} beams, users", self.decoding(beams, cornac))
+        if part in ("quality", "all") and cornac:
             self.quality(cornac)
+        if cornac:
             cornac.process.terminate()
         self.report["machine"]["after"] = machine()
         self.console.print(self.report["machine"]["after"])
@@ -99,7 +99,7 @@ class Bench:
             theirs = self.hf.loss(self.peer.eval(), batch.tokens_BS, labels_BL).item()
         result = {"loss_ours": ours, "loss_hugging_face": theirs}
         assert abs(ours - theirs) <= 1e-4, f"not the same model: loss {ours} and {theirs} on one batch"
-        tokens_BS = self.problem.user_batches(self.problem.users(THEIR_USERS), THEIR_USERS)[0].tokens_BS
+        tokens_BS = self.problem.user_batches(self.problem.users(CHECKED_USERS), CHECKED_USERS)[0].tokens_BS
         for beams in BEAMS:
             a = self.ours.recommend(self.model, self.problem, tokens_BS, beams)
             b = self.hf.beam_search(self.peer, self.prefixes, tokens_BS, beams, scores=True)
@@ -151,34 +151,40 @@ class Bench:
         return contenders
 
     def decoding(self, beams: int, cornac: Cornac | None) -> dict[str, Callable[[], Work]]:
-        ours = [batch.tokens_BS for batch in self.problem.user_batches(self.problem.users(OUR_USERS), 64)]
-        theirs = self.problem.user_batches(self.problem.users(THEIR_USERS), THEIR_USERS)[0].tokens_BS
+        """Ours on batches of like length, as its evaluation makes them; the others on random users, as theirs does, and
+        Hugging Face once more on batches of like length ("sorted"): its beams each carry the padding."""
+        ours, lent = (
+            [batch.tokens_BS for batch in self.problem.typical_batches(size)] for size in (OUR_BATCH, THEIR_BATCH)
+        )
+        collate, users = self.problem.data.collate(self.problem.data.split.test), self.problem.users(4 * THEIR_BATCH)
+        theirs = [collate(rows).tokens_BS for rows in users.reshape(2, -1)]
         self.peer.eval()
 
         def our_job(bf16: bool) -> int:
             return sum(len(self.ours.recommend(self.model, self.problem, b, beams, bf16).items_BK) for b in ours)
 
-        def their_job(bf16: bool) -> int:
+        def their_job(batches: list[Any], bf16: bool) -> int:
             with self.ours.precision(bf16):
-                return len(self.hf.beam_search(self.peer, self.prefixes, theirs, beams).items_BK)
+                return sum(len(self.hf.beam_search(self.peer, self.prefixes, b, beams).items_BK) for b in batches)
 
         contenders: dict[str, Callable[[], Work]] = {}
         for name, bf16 in (("fp32", False), ("bf16", True)):
             contenders[f"ours {name}"] = partial(timed, partial(our_job, bf16))
-            contenders[f"Hugging Face {name}"] = partial(timed, partial(their_job, bf16))
+            contenders[f"Hugging Face {name}"] = partial(timed, partial(their_job, theirs, bf16))
+            contenders[f"Hugging Face {name}, sorted"] = partial(timed, partial(their_job, lent, bf16))
         if cornac:
-            users = self.problem.user_numbers(self.problem.users(CORNAC_USERS))
-            contenders["cornac fp32"] = partial(cornac.work, "beam", users=users, num_beams=beams)
+            numbers = self.problem.user_numbers(self.problem.users(CORNAC_USERS))
+            contenders["cornac fp32"] = partial(cornac.work, "beam", users=numbers, num_beams=beams)
         return contenders
 
     def quality(self, cornac: Cornac) -> None:
-        """R@10 and held-out likelihood that the same CPU time reaches: ours in bf16, cornac as it is."""
+        """R@10 and held-out likelihood that the same CPU time reaches, each at its own default optimiser."""
         seconds, rows = self.options.minutes * 60, self.problem.users(QUALITY_USERS)
         model = self.build()
         with self.console.status(f"{self.options.minutes:g} CPU-minutes of training: ours, then cornac"):
             samples = self.ours.train_for(model, self.problem, QUALITY_BATCH, seconds, bf16=True)
             recall, nats = self.ours.quality(model, self.problem, rows, QUALITY_BEAMS)
-            fit = cornac.ask("train", batch_size=QUALITY_BATCH, budget_s=seconds, lr=self.ours.LEARNING_RATE)
+            fit = cornac.ask("train", batch_size=QUALITY_BATCH, budget_s=seconds)
             theirs = {**fit, **cornac.ask("beam", users=self.problem.user_numbers(rows), num_beams=QUALITY_BEAMS)}
             theirs |= cornac.ask("nats", users=self.problem.user_numbers(rows))
         self.report["quality"] = {
@@ -189,6 +195,12 @@ class Bench:
             "cornac": {name: theirs[name] for name in ("samples", "recall_at_10", "nats")},
         }
         self.console.print(self.report["quality"])
+
+    def compare(self, what: str, contenders: dict[str, Callable[[], Work]]) -> None:
+        """Runs the contenders in interleaved rounds and prints the table."""
+        with self.console.status("") as status:
+            rates = interleave(contenders, self.options.rounds, status.update)
+        self.table(what, rates)
 
     def table(self, what: str, rates: dict[str, list[float]]) -> None:
         """Medians and spread of the rates; ratios of ours to every other in the same round."""

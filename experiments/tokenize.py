@@ -25,7 +25,12 @@ def tokenize(
     """Trains the RQ-VAE (or goes on from its last checkpoint), writes the SIDTable, returns the figures."""
     vectors = torch.from_numpy(vectors_ND)
     module = config.build(vectors)
-    fitter = trainer([History(folder / "metrics.csv"), last_checkpoint(folder)], max_epochs=config.epochs, reload_dataloaders_every_n_epochs=1, devices=1)
+    fitter = trainer(
+        [History(folder / "metrics.csv"), last_checkpoint(folder)],
+        max_epochs=config.epochs,
+        reload_dataloaders_every_n_epochs=1,
+        devices=1,
+    )
     fitter.fit(module, ckpt_path=resume_from(folder))
     codes_NL = module.to(vectors.device).codes()
     table = SIDTable.resolve(codes_NL, tuple(config.codebook_sizes), catalog_hash)
