@@ -1,5 +1,6 @@
 """Lightning trainers of the stages: checkpoints that a kill cannot damage, the metrics file, loggers."""
 
+import io
 import logging
 import os
 import warnings
@@ -26,8 +27,10 @@ class AtomicCheckpoints(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}")
+        whole = io.BytesIO()
+        torch.save(checkpoint, whole)  # in memory first: torch hides a full disk behind an error of its own
         with aside.open("wb") as file:
-            torch.save(checkpoint, file)
+            file.write(whole.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

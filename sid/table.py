@@ -85,10 +85,10 @@ class SIDTable:
 
     def save(self, folder: Path) -> None:
         """Writes sids.safetensors and sids.json into `folder`."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         codes_NL = self.codes_NL.int().contiguous()
-        save_file({"codes": codes_NL}, folder / _CODES)
+        (folder / _CODES).write_bytes(save({"codes": codes_NL}))
         header = {
             "codebook_sizes": list(self.codebook_sizes),
             "num_items": self.num_items,

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -146,6 +147,25 @@ def test_a_mistake_is_one_line_without_a_traceback(
     assert error.startswith("error: ")
     assert message in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(("largest_file", "stage"), [(1500, "prepare"), (9000, "tokenize"), (150_000, "train")])
+def test_a_full_disk_is_one_line_and_the_repeat_goes_on(
+    largest_file: int, stage: str, unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A limit on the size of a file stands in for the disk: writing beyond it fails as on a full one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, hard))
+    try:
+        assert main(command(tmp_path)) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    error = capsys.readouterr().err
+    assert f"error: stage {stage} could not write" in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.glob(f"**/{stage}.manifest.json"))
+    run(command(tmp_path))
+    assert results(tmp_path) == results(unbroken)
 
 
 def test_a_sid_table_of_another_catalogue_is_refused(
