@@ -10,13 +10,17 @@ import lightning
 
 
 class History(lightning.Callback):
-    """Writes `metrics.csv`: one row an epoch with everything logged. Its rows travel in the checkpoint, so the file of
-    a resumed run is that of an unbroken one, but for the column `seconds` (training time so far)."""
+    """Writes `metrics.csv`: one row an epoch with everything that was logged in it.
+
+    The rows travel in the checkpoint, so the file of a resumed run is that of an unbroken one, but for the column
+    `seconds` (training time so far).
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, float]] = []
         self.seconds, self._mark = 0.0, 0.0
+        self._before: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows, "seconds": self.seconds}
@@ -27,12 +31,17 @@ class History(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._mark = time.perf_counter()
 
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._before = dict(trainer.callback_metrics)
+
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         now = time.perf_counter()
         self.seconds, self._mark = self.seconds + now - self._mark, now
         row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "seconds": round(self.seconds, 1)}
         row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
-        row |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+        # The trainer keeps values of earlier epochs; what was logged in this one is a new tensor.
+        logged = trainer.callback_metrics.items()
+        row |= {name: float(value) for name, value in logged if value is not self._before.get(name)}
         self.rows.append(row)
         if trainer.is_global_zero:
             self._write()

@@ -138,22 +138,22 @@ class InvalidRate(Metric):
     """Share of the top K of an unconstrained beam that are codes of no item (TIGER, Figure 6)."""
 
     invalid_K: Tensor
-    users: Tensor
+    written_K: Tensor
 
     def __init__(self, at: list[int]) -> None:
         super().__init__()
         self.at = at
         self.add_state("invalid_K", torch.zeros(len(at), dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("users", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("written_K", torch.zeros(len(at), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, recommendations: Recommendations, batch: Targets) -> None:
         for place, k in enumerate(self.at):
-            self.invalid_K[place] += (recommendations.items_BK[:, :k] < 0).sum()
-        self.users += len(recommendations.items_BK)
+            items_BK, scores_BK = recommendations.items_BK[:, :k], recommendations.scores_BK[:, :k]
+            written_BK = scores_BK > -torch.inf
+            self.invalid_K[place] += ((items_BK < 0) & written_BK).sum()
+            self.written_K[place] += written_BK.sum()
 
     def compute(self) -> dict[str, Tensor]:
         """`invalid@K` in [0, 1]."""
-        return {
-            f"invalid@{k}": self.invalid_K[place].double() / (self.users * k).clamp_min(1)
-            for place, k in enumerate(self.at)
-        }
+        share_K = self.invalid_K.double() / self.written_K.clamp_min(1)
+        return {f"invalid@{k}": share_K[place] for place, k in enumerate(self.at)}

@@ -60,9 +60,10 @@ class Retrieval(lightning.Callback):
             observe(lists, batch)
 
     def _log(self, module: Any, stage: str) -> None:
+        """The metrics are synchronised over the ranks when they are computed; logging adds nothing to that."""
         for metric in (*self.metrics, *self.free_metrics):
             for name, value in metric.compute().items():
-                module.log(f"{stage}/{name}", value.float(), sync_dist=True, prog_bar=name == "ndcg@10")
+                module.log(f"{stage}/{name}", value.float(), prog_bar=name == "ndcg@10")
             metric.reset()
 
     def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:

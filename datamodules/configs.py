@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from sid.errors import require
+
 
 @dataclass
 class SequenceConfig:
@@ -17,3 +19,9 @@ class SequenceConfig:
     """Training steps between two validations; 0: one pass over all training examples."""
     eval_users: int = 0
     """Validate on this many users, a fixed random subset; 0: on all. The test is always on all."""
+
+    def check(self) -> None:
+        """Raise UserError for a value that gives no batches."""
+        smallest = {"max_items": 1, "batch_size": 1, "eval_batch_size": 1, "steps_per_epoch": 0, "eval_users": 0}
+        for name, least in smallest.items():
+            require(getattr(self, name) >= least, f"sequences.{name}", getattr(self, name), f"at least {least}")

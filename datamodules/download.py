@@ -6,6 +6,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from filelock import FileLock
+
 from sid.errors import UserError
 
 CHUNK_BYTES = 1 << 20
@@ -14,6 +16,8 @@ TIMEOUT_SECONDS = 30.0
 
 def fetch(url: str, target: Path, label: str) -> Path:
     """Download `url` to `target` with a progress bar; do nothing if `target` exists.
+
+    Of several processes that want one file, one fetches it and the others wait.
 
     The bytes go to `<target>.part`, from which a later call goes on with a Range request. The file takes its name
     only when it has the size that the server announced.
@@ -29,18 +33,27 @@ def fetch(url: str, target: Path, label: str) -> Path:
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        expected = _stream(url, part, label)
+        with FileLock(target.with_name(f".{target.name}.lock")):
+            if not target.exists():
+                _complete(url, part, label)
+                os.replace(part, target)
     except urllib.error.HTTPError as error:
         raise UserError(f"{url}: the server answers {error.code} {error.reason}.") from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         kept = f" What has arrived is kept in {part}; run again to go on." if part.exists() else ""
         raise UserError(f"{url}: {reason}.{kept}") from error
+    return target
+
+
+def _complete(url: str, part: Path, label: str) -> None:
+    expected = _stream(url, part, label)
     size = part.stat().st_size
     if expected is not None and size < expected:
         raise UserError(f"{url}: the connection ended after {size} of {expected} bytes. Run again to go on.")
-    os.replace(part, target)
-    return target
+    if expected is not None and size > expected:
+        part.unlink()
+        raise UserError(f"{url}: {size} bytes arrived, {expected} were announced. Run again to start over.")
 
 
 def _stream(url: str, part: Path, label: str) -> int | None:

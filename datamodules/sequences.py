@@ -111,15 +111,16 @@ class SequenceDataModule(lightning.LightningDataModule):
         return self._collate._replace(examples=examples)
 
     @property
-    def passes(self) -> int:
+    def batches_per_pass(self) -> int:
         """Batches of one pass over the training examples, over all ranks."""
         return -(-len(self._train_lengths) // self.config.batch_size)
 
     def epoch_batches(self, epoch: int, world_size: int = 1) -> list[np.ndarray]:
         """All ranks' training batches of an epoch; rank r takes every world_size-th from r. A whole number a rank."""
-        per_pass = self.passes // world_size * world_size
+        per_pass = self.batches_per_pass // world_size * world_size
         if per_pass == 0:
-            raise UserError(f"{self.passes} training batches cannot feed {world_size} processes; lower data batch_size")
+            found = f"{self.batches_per_pass} training batches"
+            raise UserError(f"{found} cannot feed {world_size} processes; lower sequences.batch_size")
         length = self.config.steps_per_epoch * world_size or per_pass
         first, last = epoch * length, (epoch + 1) * length
         batches: list[np.ndarray] = []

@@ -9,7 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from datamodules.catalog import Catalog
-from sid.errors import UserError
+from sid.errors import UserError, require
+
+KINDS = ("leave_one_out", "time")
 
 
 class Examples(NamedTuple):
@@ -52,17 +54,37 @@ class SplitConfig:
     validation_share: float = 0.1
     test_share: float = 0.1
 
+    def check(self) -> None:
+        """Raise UserError for an unknown kind, or shares that leave no events to a part of the time split."""
+        require(self.kind in KINDS, "split.kind", self.kind, " or ".join(KINDS))
+        if self.kind == "time":
+            for name in ("validation_share", "test_share"):
+                share = getattr(self, name)
+                require(0 < share < 1, f"split.{name}", share, "a share above 0 and below 1")
+            fits = self.validation_share + self.test_share < 1
+            expected = f"below 1 together with split.test_share={self.test_share}"
+            require(fits, "split.validation_share", self.validation_share, expected)
+
     def build(self, catalog: Catalog) -> Split:
         """Divide a catalogue's events.
 
         Raises:
-            UserError: unknown kind, shares outside (0, 1), or a part of the time split is empty.
+            UserError: unknown kind, shares outside (0, 1), or a part of the split is empty.
         """
+        self.check()
         if self.kind == "leave_one_out":
-            return leave_one_out(catalog.offsets_U1)
-        if self.kind == "time":
-            return by_time(catalog.offsets_U1, catalog.time_M, self.validation_share, self.test_share)
-        raise UserError(f"split kind is {self.kind!r}; expected leave_one_out or time.")
+            split = leave_one_out(catalog.offsets_U1)
+            longest = np.diff(catalog.offsets_U1).max(initial=0)
+            cause = f"test, validation and training need a user with 2, 3 and 4 events, and none has over {longest}"
+            way_out = "Give data with longer histories, or set split.kind=time."
+        else:
+            split = by_time(catalog.offsets_U1, catalog.time_M, self.validation_share, self.test_share)
+            cause = f"the shares are {self.validation_share} and {self.test_share} of {catalog.num_events} events"
+            way_out = "Change split.validation_share and split.test_share, or use split.kind=leave_one_out."
+        for name, examples in split._asdict().items():
+            if len(examples.user_E) == 0:
+                raise UserError(f"split.kind={self.kind} leaves no {name} example: {cause}. {way_out}")
+        return split
 
 
 def leave_one_out(offsets_U1: np.ndarray) -> Split:
@@ -78,11 +100,6 @@ def leave_one_out(offsets_U1: np.ndarray) -> Split:
 
 def by_time(offsets_U1: np.ndarray, time_M: np.ndarray, validation_share: float, test_share: float) -> Split:
     """Cut everybody's events at the same two moments. Times rise within a user."""
-    if not (validation_share > 0 and test_share > 0 and validation_share + test_share < 1):
-        raise UserError(
-            f"validation_share is {validation_share} and test_share {test_share}; "
-            "expected both above 0 and together below 1."
-        )
     user_M, index_M, _ = _positions(offsets_U1)
     num_events = len(time_M)
     first_validation = min(round(num_events * (1 - validation_share - test_share)), num_events - 1)
@@ -90,18 +107,11 @@ def by_time(offsets_U1: np.ndarray, time_M: np.ndarray, validation_share: float,
     t1, t2 = np.partition(time_M, [first_validation, first_test])[[first_validation, first_test]]
     window_M = (time_M >= t1).astype(np.int8) + (time_M >= t2)
     enters_M = (index_M >= 1) & (np.diff(window_M, prepend=0) > 0)
-    split = Split(
+    return Split(
         train=_examples(user_M, (index_M >= 1) & (window_M == 0)),
         validation=_examples(user_M, enters_M & (window_M == 1)),
         test=_examples(user_M, enters_M & (window_M == 2)),
     )
-    for name, examples in split._asdict().items():
-        if len(examples.user_E) == 0:
-            raise UserError(
-                f"The time split leaves no {name} example: the cuts fall at times {t1} and {t2} of "
-                f"{time_M.min()} to {time_M.max()}. Change validation_share and test_share, or use leave_one_out."
-            )
-    return split
 
 
 def _positions(offsets_U1: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ brand, price, category and text, are settings:
 
 import codecs
 import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,7 +91,15 @@ class TableConfig(CatalogConfig):
                 f"{items} lacks {count} items that occur in column {self.item_column!r} of {interactions}, such as "
                 f"{shown}. Add their rows, or remove their interactions."
             )
-        return build_catalog(events, descriptions.exclude("row"), self.min_count)
+        catalog = build_catalog(events, descriptions.exclude("row"), self.min_count)
+        categories = catalog.items["category"].unique().to_pylist()
+        if self.category_column and len(categories) == 1 and catalog.num_items > 1:
+            warnings.warn(
+                f"all {catalog.num_items} items have the category {categories[0]!r}: category_level="
+                f"{self.category_level} of column {self.category_column!r} tells none apart; set another level.",
+                stacklevel=2,
+            )
+        return catalog
 
     def _events(self, path: Path) -> "daft.DataFrame":
         from daft import col

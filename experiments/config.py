@@ -6,9 +6,11 @@ files lie, what is logged): it does not enter the hash that names a stage.
 
 import dataclasses
 import difflib
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -18,9 +20,12 @@ from datamodules.embed import EmbedConfig
 from datamodules.split import SplitConfig
 from lightning_modules.configs import OptimizerConfig, RQVAEConfig
 from models.configs import ModelConfig, TigerConfig
-from sid.errors import UserError
+from sid.errors import UserError, require
 
 LOGGERS = ("csv", "wandb")
+PRECISIONS = ("32-true", "bf16-mixed")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass
@@ -41,6 +46,20 @@ class TrainConfig:
     num_nodes: int = 1
     strategy: str = "auto"
 
+    def check(self) -> None:
+        """Raise UserError for a value that no training can start with."""
+        require(self.precision in PRECISIONS, "train.precision", self.precision, " or ".join(PRECISIONS))
+        require(self.accelerator in ACCELERATORS, "train.accelerator", self.accelerator, ", ".join(ACCELERATORS))
+        devices = str(self.devices)
+        counted = devices.isdecimal() and int(devices) >= 1
+        require(counted or devices == "auto", "train.devices", devices, "auto or a number of at least 1")
+        require(self.num_nodes >= 1, "train.num_nodes", self.num_nodes, "at least 1")
+        require(self.max_epochs >= 1, "train.max_epochs", self.max_epochs, "at least 1")
+        fits = 1 <= self.validate_every <= self.max_epochs
+        require(fits, "train.validate_every", self.validate_every, f"1 to train.max_epochs={self.max_epochs}")
+        require(self.patience >= 0, "train.patience", self.patience, "at least 0")
+        require(self.clip >= 0, "train.clip", self.clip, "at least 0")
+
 
 @dataclass
 class EvaluationConfig:
@@ -53,6 +72,21 @@ class EvaluationConfig:
     entropy_at: list[int] = field(default_factory=lambda: [10, 20, 50])
     invalid_at: list[int] = field(default_factory=lambda: [10, 20])
     coverage_at: int = 10
+
+    def check(self) -> None:
+        """Raise UserError for a list that is longer than what is decoded, or lacks the 10 that training looks at."""
+        for name in ("num_beams", "free_beams"):
+            require(getattr(self, name) >= 1, f"evaluation.{name}", getattr(self, name), "at least 1")
+        for name in ("recall_at", "ndcg_at", "entropy_at", "invalid_at", "coverage_at"):
+            value = getattr(self, name)
+            counts = value if isinstance(value, list) else [value]
+            beams = "free_beams" if name == "invalid_at" else "num_beams"
+            limit = getattr(self, beams)
+            fits = bool(counts) and all(1 <= count <= limit for count in counts)
+            many = "one or more numbers from " if isinstance(value, list) else ""
+            require(fits, f"evaluation.{name}", value, f"{many}1 to evaluation.{beams}={limit}")
+        require(10 in self.ndcg_at, "evaluation.ndcg_at", self.ndcg_at, "10 among them: training goes by val/ndcg@10")
+        require(10 in self.recall_at, "evaluation.recall_at", self.recall_at, "10 among them: reports show recall@10")
 
 
 def _unhashed(default: str) -> Any:
@@ -94,7 +128,8 @@ def hashed(config: Any) -> Any:
 def override(config: RunConfig, assignments: list[str]) -> RunConfig:
     """The config with `key=value` assignments applied, e.g. `model.num_layers=3`.
 
-    Raises UserError for an assignment without "=", an unknown key (with the nearest one) or a value of the wrong type.
+    Raises UserError for an assignment without "=", an unknown key (with the nearest one), a value of the wrong type, or
+    one that `check` refuses.
     """
     tree = OmegaConf.structured(config)
     for assignment in assignments:
@@ -109,10 +144,28 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
             OmegaConf.to_object(tree)
         except OmegaConfBaseException as error:
             raise UserError(f"{assignment}: {str(error).splitlines()[0]}") from error
+        except yaml.YAMLError as error:
+            problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+            raise UserError(f"{assignment}: the value cannot be read ({problem}); write it as YAML") from error
     result: Any = OmegaConf.to_object(tree)
-    if result.logger not in LOGGERS:
-        raise UserError(f"logger={result.logger}: expected one of {', '.join(LOGGERS)}")
+    check(result)
     return result
+
+
+def check(config: RunConfig) -> None:
+    """Raise UserError, with key, value and what was expected, for a value that a stage would stumble over later."""
+    require(
+        NAME.fullmatch(config.name) is not None,
+        "name",
+        repr(config.name),
+        "letters, digits, _ . - after a letter or digit",
+    )
+    require(0 <= config.seed < 2**31, "seed", config.seed, f"0 to {2**31 - 1}")
+    require(config.logger in LOGGERS, "logger", config.logger, f"one of {', '.join(LOGGERS)}")
+    for part in (config.split, config.tokenizer, config.sequences, config.model, config.optimizer):
+        part.check()
+    config.train.check()
+    config.evaluation.check()
 
 
 def _keys(tree: DictConfig, prefix: str = "") -> list[str]:

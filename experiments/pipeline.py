@@ -17,14 +17,14 @@ from datamodules.catalog import Catalog
 from datamodules.split import Split
 from experiments.config import RunConfig, hashed, to_yaml
 from experiments.provenance import provenance
-from experiments.stages import VERSIONS, Stage, file_hash, fingerprint, write_atomically
+from experiments.stages import VERSIONS, Stage, file_hash, fingerprint, process_rank, write_atomically
 
 if TYPE_CHECKING:
     from datamodules.sequences import SequenceDataModule
     from lightning_modules.generative import GenerativeModule
     from sid.table import SIDTable
 
-STAGES = ("prepare", "embed", "tokenize", "train", "evaluate")
+STAGES = tuple(VERSIONS)
 
 
 @dataclass
@@ -34,6 +34,7 @@ class Pipeline:
     config: RunConfig
     force: str = ""
     """Rebuild from this stage on."""
+    say: Callable[[str], None] = print
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -46,7 +47,7 @@ class Pipeline:
 
     @cached_property
     def raw_files(self) -> dict[str, str]:
-        """Contents of the input files: name -> SHA-256; of two files of one name the second is `2:name`."""
+        """Contents of the input files in their order: name -> SHA-256; of two of one name the second is `2:name`."""
         found: dict[str, str] = {}
         for path in self.config.data.raw_files():
             name = path.name if path.name not in found else f"{len(found) + 1}:{path.name}"
@@ -56,14 +57,14 @@ class Pipeline:
     @cached_property
     def prepare(self) -> Stage:
         data = {"kind": type(self.config.data).__name__, **hashed(self.config.data)}
-        return self._artifact("prepare", {"data": data, "raw": self.raw_files})
+        return self._artifact("prepare", {"data": data, "raw": list(self.raw_files.values())})
 
     @cached_property
     def embed(self) -> Stage:
-        given = file_hash(Path(self.config.embed.path)) if Path(self.config.embed.path).is_file() else ""
-        return self._artifact(
-            "embed", {"embed": hashed(self.config.embed), "given": given, "prepare": self.prepare.hash}
-        )
+        given = [Path(self.config.embed.path), *Path(self.config.embed.encoder).rglob("*")]
+        inputs = {"embed": hashed(self.config.embed), "prepare": self.prepare.hash}
+        inputs["given"] = [file_hash(path) for path in sorted(given) if path.is_file()]
+        return self._artifact("embed", inputs)
 
     @cached_property
     def tokenize(self) -> Stage:
@@ -81,7 +82,7 @@ class Pipeline:
 
     @cached_property
     def evaluate(self) -> Stage:
-        inputs = {"train": self.train.hash, "published": self.config.published}
+        inputs = {"version": VERSIONS["evaluate"], "train": self.train.hash, "published": self.config.published}
         return Stage("evaluate", self.train.folder, inputs, True, owns_folder=False, collective=True)
 
     def run(self, last: str, show: Callable[[str, dict[str, Any], Path], None]) -> None:
@@ -90,7 +91,7 @@ class Pipeline:
         for name in STAGES[: STAGES.index(last) + 1]:
             forced = forced or name == self.force
             stage: Stage = getattr(self, name)
-            self.figures[name] = stage.run(getattr(self, f"_{name}"), forced, print)
+            self.figures[name] = stage.run(getattr(self, f"_{name}"), forced, self.say)
             show(name, self.figures[name], stage.folder)
 
     @cached_property
@@ -137,14 +138,15 @@ class Pipeline:
         from experiments.tokenize import tokenize
 
         vectors_ND = np.load(self.embed.folder / "vectors.npy")
-        return tokenize(self.config.tokenizer, vectors_ND, self.catalog, self.prepare.hash, folder)
+        accelerator = self.config.train.accelerator
+        return tokenize(self.config.tokenizer, vectors_ND, self.catalog, self.prepare.hash, folder, accelerator)
 
     def _train(self, folder: Path) -> dict[str, Any]:
         from experiments.training import train
 
         module, data = self.retriever()
         write_atomically(folder / "config.yaml", to_yaml(self.config))
-        write_atomically(folder / "environment.json", json.dumps(self.provenance(), indent=1) + "\n")
+        self._note_environment(folder / "environment.json")
         return train(self.config, module, data, self.table, self.catalog, folder)
 
     def _evaluate(self, folder: Path) -> dict[str, Any]:
@@ -156,11 +158,25 @@ class Pipeline:
         start = time.perf_counter()
         result = evaluate(self.config, module, data, self.table, self.catalog, self.split, folder)
         result |= {"seconds": round(time.perf_counter() - start, 1), "published": self.config.published}
+        if process_rank():
+            return result
         write_atomically(folder / "test.json", json.dumps(result, indent=1) + "\n")
         log_report(self.config, write_report(folder, self.catalog, self.split, self.table, self.tokenize.folder))
         return result
 
-    def provenance(self) -> dict[str, Any]:
-        """Commit, versions, seed, and hashes of raw files and parents."""
+    def trained(self) -> tuple["GenerativeModule", "SequenceDataModule"]:
+        """The module with the weights of the best validation, in evaluation mode, and its data."""
+        from experiments.training import load_best
+
+        module, data = self.retriever()
+        return load_best(module, self.train.folder), data
+
+    def _note_environment(self, path: Path) -> None:
+        """Commit, versions, machine, seed, hashes of raw files and parents; each resumption is added to the first."""
         stages = {name: getattr(self, name).hash for name in STAGES}
-        return {**provenance(), "seed": self.config.seed, "stages": stages, "raw_files": self.raw_files}
+        noted = {**provenance(), "seed": self.config.seed, "stages": stages, "raw_files": self.raw_files}
+        if path.exists():
+            first = json.loads(path.read_text())
+            noted = {**first, "resumed": [*first.get("resumed", []), provenance()]}
+        if process_rank() == 0:
+            write_atomically(path, json.dumps(noted, indent=1) + "\n")

@@ -7,6 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 PACKAGES = ("torch", "lightning", "torchmetrics", "numpy", "pyarrow", "daft", "datasets", "faiss-cpu", "faiss-gpu",
             "sentence-transformers", "transformers", "scikit-learn", "omegaconf", "wandb")  # fmt: skip
 
@@ -38,5 +40,7 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": _versions(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
         "command": " ".join(["python -m experiments.run", *sys.argv[1:]]),
     }

@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from experiments.stages import VERSIONS, process_rank
 from sid.errors import UserError
 
-STAGES = ("prepare", "embed", "tokenize", "train", "evaluate")
+STAGES = tuple(VERSIONS)
 USAGE = f"""usage: make exp NAME=<experiment> [STAGE=<stage>] [ARGS="key=value ..."]
        python -m experiments.run <experiment> [stage=<stage>] [force=<stage>] [key=value ...]
 
@@ -65,8 +66,9 @@ def run(arguments: list[str]) -> Any:
     from experiments.pipeline import Pipeline
     from experiments.summary import show
 
-    pipeline = Pipeline(config, force)
-    pipeline.run(stage, show)
+    first = process_rank() == 0
+    pipeline = Pipeline(config, force if first else "", print if first else lambda line: None)
+    pipeline.run(stage, show if first else lambda *figures: None)
     return pipeline
 
 

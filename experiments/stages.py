@@ -4,6 +4,7 @@ A stage's manifest is written last, so a half-written stage is never taken for a
 reused after a check of its files.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -18,8 +19,17 @@ from filelock import FileLock, Timeout
 
 from sid.errors import UserError
 
-VERSIONS = {"prepare": 1, "embed": 1, "tokenize": 1, "train": 1}
-"""Raised when the code of a stage changes what it writes."""
+VERSIONS = {"prepare": 1, "embed": 1, "tokenize": 1, "train": 1, "evaluate": 1}
+"""The stages in order. A number is raised when the code of its stage changes what it writes."""
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def process_rank() -> int:
+    """0 in the first or only process of a run under torchrun, SLURM or Lightning's own launcher."""
+    for name in ("RANK", "SLURM_PROCID"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return int(os.environ.get("LOCAL_RANK", "0")) + int(os.environ.get("NODE_RANK", "0"))
 
 
 def fingerprint(value: Any) -> str:
@@ -65,7 +75,7 @@ class Stage:
         return self.folder / f"{self.name}.manifest.json"
 
     def figures(self) -> dict[str, Any] | None:
-        """The figures of the finished stage, None if it is not finished.
+        """The figures of the finished stage, None if it is not finished (or, in another's folder, out of date).
 
         Raises UserError when a file of the finished stage is missing or not what the manifest says.
         """
@@ -74,9 +84,13 @@ class Stage:
         advice = f"Rebuild it with force={self.name}, or remove {self.folder}."
         try:
             manifest = json.loads(self.manifest.read_text())
-            files, figures = manifest["files"], manifest["figures"]
-        except (ValueError, KeyError) as error:
+            files, figures, inputs = manifest["files"], manifest["figures"], manifest["inputs"]
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.manifest} is damaged ({error}). {advice}") from error
+        if inputs != self.inputs:
+            if self.owns_folder:
+                raise UserError(f"{self.manifest} belongs to another configuration. {advice}")
+            return None
         for name, expected in files.items():
             path = self.folder / name
             if not path.is_file():
@@ -90,8 +104,22 @@ class Stage:
 
         Two processes that want the same stage at once: one builds, the other waits and reuses.
         """
-        if self.collective and int(os.environ.get("LOCAL_RANK", "0")) + int(os.environ.get("GROUP_RANK", "0")):
+        if self.collective and process_rank():
             return self.figures() or build(self.folder)
+        try:
+            return self._run_locked(build, force, say)
+        except OSError as error:
+            where, why = error.filename or self.folder, error.strerror or error
+            if error.errno in DISK_ERRORS:
+                raise UserError(
+                    f"stage {self.name} could not write {where}: {why}. Nothing of it counts as finished; make room or "
+                    "choose another output_dir, and repeat the command."
+                ) from error
+            raise UserError(f"stage {self.name} failed at {where}: {why}") from error
+
+    def _run_locked(
+        self, build: Callable[[Path], dict[str, Any]], force: bool, say: Callable[[str], None]
+    ) -> dict[str, Any]:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder.parent / f".{self.folder.name}.lock")
         try:
@@ -118,25 +146,19 @@ class Stage:
 
     def _build(self, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         start = time.perf_counter()
-        try:
-            figures = build(self.folder)
-            files = {
-                str(path.relative_to(self.folder)): file_hash(path)
-                for path in sorted(self.folder.rglob("*"))
-                if path.is_file() and not path.name.startswith(".")
-            }
-            manifest = {
-                "stage": self.name,
-                "hash": self.hash,
-                "inputs": self.inputs,
-                "figures": figures,
-                "seconds": round(time.perf_counter() - start, 1),
-                "files": files,
-            }
-            write_atomically(self.manifest, json.dumps(manifest, indent=1) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"stage {self.name} could not write {error.filename or self.folder}: {error.strerror or error}. "
-                "Nothing of it counts as finished; make room or choose another output_dir, and repeat the command."
-            ) from error
+        figures = build(self.folder)
+        files = {
+            str(path.relative_to(self.folder)): file_hash(path)
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file() and not path.name.startswith(".")
+        }
+        manifest = {
+            "stage": self.name,
+            "hash": self.hash,
+            "inputs": self.inputs,
+            "figures": figures,
+            "seconds": round(time.perf_counter() - start, 1),
+            "files": files,
+        }
+        write_atomically(self.manifest, json.dumps(manifest, indent=1) + "\n")
         return figures

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from callbacks.history import History
 from datamodules.catalog import Catalog
-from experiments.trainers import last_checkpoint, resume_from, trainer
+from experiments.trainers import fit, last_checkpoint, resume_from, trainer
 from lightning_modules.configs import RQVAEConfig
 from sid.collisions import collision_rate
 from sid.kmeans import residual_kmeans
@@ -20,7 +20,7 @@ from sid.table import SIDTable
 
 
 def tokenize(
-    config: RQVAEConfig, vectors_ND: np.ndarray, catalog: Catalog, catalog_hash: str, folder: Path
+    config: RQVAEConfig, vectors_ND: np.ndarray, catalog: Catalog, catalog_hash: str, folder: Path, accelerator: str
 ) -> dict[str, Any]:
     """Trains the RQ-VAE (or goes on from its last checkpoint), writes the SIDTable, returns the figures."""
     vectors = torch.from_numpy(vectors_ND)
@@ -29,9 +29,10 @@ def tokenize(
         [History(folder / "metrics.csv"), last_checkpoint(folder)],
         max_epochs=config.epochs,
         reload_dataloaders_every_n_epochs=1,
+        accelerator=accelerator,
         devices=1,
     )
-    fitter.fit(module, ckpt_path=resume_from(folder))
+    fit(fitter, module, ckpt_path=resume_from(folder, "tokenize"))
     codes_NL = module.to(vectors.device).codes()
     table = SIDTable.resolve(codes_NL, tuple(config.codebook_sizes), catalog_hash)
     table.save(folder)

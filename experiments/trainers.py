@@ -5,6 +5,7 @@ import logging
 import os
 import warnings
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning
@@ -29,28 +30,56 @@ class AtomicCheckpoints(TorchCheckpointIO):
         aside = path.with_name(f".{path.name}")
         whole = io.BytesIO()
         torch.save(checkpoint, whole)  # in memory first: torch hides a full disk behind an error of its own
-        with aside.open("wb") as file:
-            file.write(whole.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        try:
+            with aside.open("wb") as file:
+                file.write(whole.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
-def last_checkpoint(folder: Path) -> ModelCheckpoint:
-    """Saves `last.ckpt` after every epoch."""
-    return ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-
-
-def best_checkpoint(folder: Path, monitor: str) -> ModelCheckpoint:
-    """Keeps the weights of the best validation in `best.ckpt`."""
+def last_checkpoint(folder: Path, every: int = 1) -> ModelCheckpoint:
+    """Saves `last.ckpt` after every `every` epochs."""
     return ModelCheckpoint(
-        folder, "best", monitor=monitor, mode="max", save_on_train_epoch_end=True, enable_version_counter=False
+        folder, "last", every_n_epochs=every, save_on_train_epoch_end=True, enable_version_counter=False
     )
 
 
-def resume_from(folder: Path) -> str | None:
-    """The last checkpoint of an interrupted training, if there is one."""
-    return str(folder / LAST) if (folder / LAST).exists() else None
+def best_checkpoint(folder: Path, monitor: str, every: int) -> ModelCheckpoint:
+    """Keeps the weights of the best validation in `best.ckpt`; there is one every `every` epochs."""
+    return ModelCheckpoint(
+        folder,
+        "best",
+        monitor=monitor,
+        mode="max",
+        every_n_epochs=every,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+
+
+def resume_from(folder: Path, stage: str) -> str | None:
+    """The last checkpoint of an interrupted training, if there is one. Raises UserError when it cannot be read."""
+    path = folder / LAST
+    if not path.exists():
+        return None
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}). Start again with force={stage}.") from error
+    return str(path)
+
+
+def fit(fitter: lightning.Trainer, module: lightning.LightningModule, **arguments: Any) -> None:
+    """`Trainer.fit`, which turns Ctrl-C into an exit of its own; here it stays a KeyboardInterrupt."""
+    try:
+        fitter.fit(module, **arguments)
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    if fitter.interrupted:
+        raise KeyboardInterrupt
 
 
 def finished_epochs(checkpoint: str | None) -> int | None:
@@ -70,6 +99,7 @@ def trainer(callbacks: list[Callback], logger: Logger | None = None, **options: 
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*There is a wandb run already in progress.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", ".*recommended to use `self.log.*sync_dist=True.*")
     warnings.filterwarnings("ignore", ".*is not currently set to True, but.*train_dataloader.*")
     return lightning.Trainer(
         callbacks=[*callbacks, RichProgressBar(leave=False)],

@@ -5,7 +5,7 @@ Legend: B users, N items, K ranks.
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from experiments.trainers import (
     BEST,
     best_checkpoint,
     finished_epochs,
+    fit,
     last_checkpoint,
     resume_from,
     trainer,
@@ -83,10 +84,10 @@ def train(
         retrieval(config.evaluation, table, catalog),
         history,
         stopper,
-        best_checkpoint(checkpoints, MONITOR),
-        last_checkpoint(checkpoints),
+        best_checkpoint(checkpoints, MONITOR, config.train.validate_every),
+        last_checkpoint(checkpoints, config.train.validate_every),
     ]
-    resume = resume_from(checkpoints)
+    resume = resume_from(checkpoints, "train")
     fitter = trainer(
         callbacks,
         wandb_logger(config, run.name),
@@ -96,7 +97,7 @@ def train(
         reload_dataloaders_every_n_epochs=1,
         **_hardware(config),
     )
-    fitter.fit(module, datamodule=data, ckpt_path=resume)
+    fit(fitter, module, datamodule=data, ckpt_path=resume)
     best = max(history.rows, key=lambda row: row.get(MONITOR, 0.0))
     samples = int(history.rows[-1]["step"]) * config.sequences.batch_size * fitter.world_size
     return {
@@ -109,6 +110,13 @@ def train(
     }
 
 
+def load_best(module: GenerativeModule, run: Path) -> GenerativeModule:
+    """Puts the weights of the run's best validation into the module."""
+    weights = torch.load(run / "checkpoints" / BEST, map_location="cpu", weights_only=True)["state_dict"]
+    module.load_state_dict(weights)
+    return module.eval()
+
+
 def evaluate(
     config: RunConfig,
     module: GenerativeModule,
@@ -119,8 +127,7 @@ def evaluate(
     run: Path,
 ) -> dict[str, Any]:
     """The best checkpoint on every test user: metrics, recommendations.parquet, and popularity beside it."""
-    weights = torch.load(run / "checkpoints" / BEST, map_location="cpu", weights_only=True)["state_dict"]
-    module.load_state_dict(weights)
+    load_best(module, run)
     lists = RecommendationFile(catalog.items["item"])
     logger = wandb_logger(config, run.name)
     tester = trainer([retrieval(config.evaluation, table, catalog, lists)], logger, **_hardware(config))
@@ -133,20 +140,28 @@ def evaluate(
         "users": users,
         "users_per_second": users / seconds,
         "metrics": {name.removeprefix("test/"): value for name, value in measured.items()},
-        "popularity": popularity(config.evaluation, data, catalog, split),
+        "popularity": popularity(config.evaluation, catalog, split),
     }
 
 
-def popularity(config: EvaluationConfig, data: SequenceDataModule, catalog: Catalog, split: Split) -> dict[str, float]:
-    """The same metrics for recommending the most frequent training items to everybody."""
+class Targets(NamedTuple):
+    """All that item-level metrics need of a batch."""
+
+    target_B: torch.Tensor
+
+
+def popularity(config: EvaluationConfig, catalog: Catalog, split: Split) -> dict[str, float]:
+    """The same metrics for recommending the most frequent training items to everybody; every rank counts all users."""
     count_N = torch.bincount(torch.from_numpy(learnt_items(catalog, split)).long(), minlength=catalog.num_items)
     items_K = count_N.argsort(descending=True, stable=True)[: config.num_beams]
     metrics = list_metrics(config, catalog)
-    for batch in data.test_dataloader():
-        items_BK = items_K.expand(len(batch.target_B), -1)
+    targets = torch.from_numpy(catalog.item_M[split.test.target_E]).long()
+    for target_B in targets.split(4096):
+        items_BK = items_K.expand(len(target_B), -1)
         lists = Recommendations(items_BK, count_N[items_BK].float(), None)
         for metric in metrics:
-            metric.update(lists, batch)
+            metric.sync_on_compute = False
+            metric.update(lists, Targets(target_B))
     return {name: float(value) for metric in metrics for name, value in metric.compute().items()}
 
 

@@ -1,7 +1,10 @@
 """How the trained stages are optimised. Light, like `models.configs`."""
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from sid.errors import require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +25,13 @@ class OptimizerConfig:
     schedule: str = "inverse_sqrt"
     """inverse_sqrt, or cosine over all steps of the run."""
 
+    def check(self) -> None:
+        """Raise UserError for a value that no training can start with."""
+        _check_rates("optimizer", self.learning_rate, self.weight_decay)
+        require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "at least 0")
+        known = ("inverse_sqrt", "cosine")
+        require(self.schedule in known, "optimizer.schedule", self.schedule, " or ".join(known))
+
 
 @dataclass
 class RQVAEConfig:
@@ -39,6 +49,17 @@ class RQVAEConfig:
     """Epochs between two looks at the codes of all items: usage is logged, and codes without items are moved."""
     seed: int = 1
 
+    def check(self) -> None:
+        """Raise UserError for a value that no RQ-VAE can be built or trained with."""
+        sizes = self.codebook_sizes
+        at_least_1 = bool(sizes) and min(sizes) >= 1
+        require(at_least_1, "tokenizer.codebook_sizes", sizes, "one or more sizes, each at least 1")
+        require(all(width >= 1 for width in self.hidden), "tokenizer.hidden", self.hidden, "widths of at least 1")
+        for name in ("latent", "batch_size", "epochs", "look_every"):
+            require(getattr(self, name) >= 1, f"tokenizer.{name}", getattr(self, name), "at least 1")
+        _check_rates("tokenizer", self.learning_rate, self.weight_decay)
+        require(0 <= self.seed < 2**31, "tokenizer.seed", self.seed, f"0 to {2**31 - 1}")
+
     def build(self, vectors_ND: "Tensor") -> "QuantizerModule":
         """A freshly initialised RQ-VAE for these item vectors (N, D)."""
         import torch
@@ -47,3 +68,9 @@ class RQVAEConfig:
 
         torch.manual_seed(self.seed)
         return QuantizerModule(self, vectors_ND)
+
+
+def _check_rates(part: str, learning_rate: float, weight_decay: float) -> None:
+    positive = learning_rate > 0 and math.isfinite(learning_rate)
+    require(positive, f"{part}.learning_rate", learning_rate, "a number above 0")
+    require(0 <= weight_decay < math.inf, f"{part}.weight_decay", weight_decay, "a number of at least 0")

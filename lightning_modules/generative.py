@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric
 
 from datamodules.batch import SequenceBatch
 from lightning_modules.configs import OptimizerConfig
+from lightning_modules.finite import require_finite
 from lightning_modules.schedules import cosine, inverse_sqrt
 from sid.decode import Recommendations, beam_search
 from sid.errors import UserError
@@ -31,15 +32,19 @@ class GenerativeModule(lightning.LightningModule):
             raise UserError(f"optimizer.schedule={optimizer.schedule!r}: expected inverse_sqrt or cosine")
         self.model: Any = model
         self.optimizer_config, self.seed = optimizer, seed
-        self.mean_loss = MeanMetric()
+        self.train_loss, self.mean_loss = MeanMetric(), MeanMetric()
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * 4099 + self.global_rank)
 
     def training_step(self, batch: SequenceBatch) -> Tensor:
         loss = self.model.loss(batch.tokens_BS, batch.codes_BL)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.codes_BL))
+        self.train_loss.update(loss.detach(), weight=len(batch.codes_BL))
+        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        require_finite(self)
 
     def validation_step(self, batch: SequenceBatch) -> None:
         self._measure("val/loss", batch)

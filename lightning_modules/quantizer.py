@@ -12,6 +12,7 @@ from torch import Tensor
 
 from datamodules.batch import IndexBatch
 from lightning_modules.configs import RQVAEConfig
+from lightning_modules.finite import require_finite
 from models.rqvae import RQVAE
 from sid.collisions import collision_rate
 from sid.quantizers import usage
@@ -63,6 +64,9 @@ class QuantizerModule(lightning.LightningModule):
         self.log("train/loss", losses.total, on_step=False, on_epoch=True, prog_bar=True)
         self.log("train/reconstruction", losses.reconstruction, on_step=False, on_epoch=True)
         return losses.total
+
+    def on_train_epoch_end(self) -> None:
+        require_finite(self)
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Logs usage and collisions; moves dead codes, except in the last tenth, where every code shall settle."""

@@ -4,6 +4,8 @@ answers at once."""
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sid.errors import require
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -18,6 +20,9 @@ class ModelConfig:
         """A freshly initialised model with a `tokens: TokenSpace`, `loss`, `begin` and `next_logp`."""
         raise NotImplementedError
 
+    def check(self) -> None:
+        """Raise UserError for a value that no model can be built with."""
+
 
 @dataclass
 class TigerConfig(ModelConfig):
@@ -30,6 +35,12 @@ class TigerConfig(ModelConfig):
     ff_width: int = 1024
     dropout: float = 0.1
     num_user_tokens: int = 2000
+
+    def check(self) -> None:
+        for name in ("width", "num_layers", "num_heads", "head_width", "ff_width"):
+            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        require(0 <= self.dropout < 1, "model.dropout", self.dropout, "at least 0 and below 1")
+        require(self.num_user_tokens >= 0, "model.num_user_tokens", self.num_user_tokens, "at least 0")
 
     def build(self, codebook_sizes: tuple[int, ...]) -> "Tiger":
         """A freshly initialised TIGER for semantic IDs with these codebooks."""

@@ -1,4 +1,4 @@
-"""The one exception that means: the user can fix this."""
+"""The one exception that means: the user can fix this, and the check of a setting that raises it."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,9 @@ class UserError(ValueError):
 
     The command line prints it without a traceback.
     """
+
+
+def require(ok: bool, key: str, value: object, expected: str) -> None:
+    """Raise UserError unless a setting is `ok`; `key` is what an override calls it, e.g. model.num_layers."""
+    if not ok:
+        raise UserError(f"{key}={value}: expected {expected}")

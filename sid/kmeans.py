@@ -15,7 +15,10 @@ def kmeans(vectors_ND: Tensor, num_centres: int, seed: int, iterations: int = 20
     Raises UserError when there are fewer vectors than centres, or faiss is missing.
     """
     if len(vectors_ND) < num_centres:
-        raise UserError(f"a codebook of {num_centres} codes needs as many items, there are {len(vectors_ND)}; lower it")
+        raise UserError(
+            f"a codebook of {num_centres} codes needs as many items, there are {len(vectors_ND)}; "
+            "lower tokenizer.codebook_sizes"
+        )
     try:
         import faiss
     except ImportError as error:

@@ -104,7 +104,7 @@ def test_offline_names_both_files_the_folder_and_the_address(tmp_path: Path, mon
     for part in ("reviews_Toys_and_Games_5.json.gz", "meta_Toys_and_Games.json.gz", "amazon_2014", str(tmp_path)):
         assert part in str(error.value)
     assert "http://127.0.0.1:9/files/" in str(error.value)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
 def test_files_that_are_there_are_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,10 +1,13 @@
 import threading
+import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from datamodules import download
 from datamodules.download import fetch
 from sid.errors import UserError
 
@@ -13,7 +16,7 @@ CONTENT = bytes(range(256)) * 40
 
 class Handler(BaseHTTPRequestHandler):
     """/whole serves CONTENT with ranges, /cut stops half-way on the first request, /plain knows no ranges,
-    /confused names another range than it sends."""
+    /confused names another range than it sends, /slow pauses half-way."""
 
     asked: list[tuple[str, str | None]] = []
 
@@ -35,7 +38,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {claimed}-{len(CONTENT) - 1}/{len(CONTENT)}")
         self.end_headers()
         body = CONTENT[start:]
-        self.wfile.write(body[: len(body) // 2] if self.path == "/cut" and not wanted else body)
+        self.wfile.write(body[: len(body) // 2])
+        if self.path == "/slow":
+            time.sleep(0.2)
+        if self.path != "/cut" or wanted:
+            self.wfile.write(body[len(body) // 2 :])
         return None
 
     def log_message(self, *_: object) -> None:
@@ -45,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[str]:
     Handler.asked = []
-    with HTTPServer(("127.0.0.1", 0), Handler) as running:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}"
         running.shutdown()
@@ -56,7 +63,7 @@ def test_a_file_arrives_whole_and_is_not_asked_for_again(server: str, tmp_path: 
     assert fetch(f"{server}/whole", target, "file") == target
     assert target.read_bytes() == CONTENT
     fetch(f"{server}/whole", target, "file")
-    assert len(Handler.asked) == 1 and [path.name for path in target.parent.iterdir()] == ["file"]
+    assert len(Handler.asked) == 1 and {path.name for path in target.parent.iterdir()} <= {"file", ".file.lock"}
 
 
 def test_a_cut_connection_is_an_error_and_the_next_call_goes_on(server: str, tmp_path: Path):
@@ -87,6 +94,24 @@ def test_a_complete_part_only_takes_its_name(server: str, tmp_path: Path):
 def test_a_part_longer_than_the_file_is_thrown_away(server: str, tmp_path: Path):
     (tmp_path / "file.part").write_bytes(CONTENT + b"more")
     assert fetch(f"{server}/whole", tmp_path / "file", "file").read_bytes() == CONTENT
+
+
+def test_more_bytes_than_announced_are_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def stream(url: str, part: Path, label: str) -> int:
+        return part.write_bytes(CONTENT) - 1
+
+    monkeypatch.setattr(download, "_stream", stream)
+    with pytest.raises(UserError, match="10240 bytes arrived, 10239 were announced. Run again to start over"):
+        fetch("http://unused", tmp_path / "file", "file")
+    assert not (tmp_path / "file").exists() and not (tmp_path / "file.part").exists()
+
+
+def test_of_several_that_want_one_file_one_fetches_it(server: str, tmp_path: Path):
+    target = tmp_path / "file"
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: fetch(f"{server}/slow", target, "file").read_bytes(), range(4)))
+    assert found == [CONTENT] * 4
+    assert Handler.asked == [("/slow", None)]
 
 
 def test_not_found_and_no_server_name_the_address(server: str, tmp_path: Path):

@@ -116,7 +116,7 @@ def test_every_training_prefix_comes_exactly_once_a_pass(
     # Of n events the last is the test, the one before the validation; targets 1 .. n - 3 have a history of that length.
     prefixes = [(u, n) for u, items in enumerate(histories) for n in range(1, len(items) - 2)]
     assert sorted(questions(loader)) == prefixes
-    assert len(loader) == -(-len(prefixes) // batch_size) == data.passes
+    assert len(loader) == -(-len(prefixes) // batch_size) == data.batches_per_pass
 
 
 @settings(max_examples=50, deadline=None)
@@ -213,12 +213,12 @@ def test_with_steps_per_epoch_the_epochs_are_one_stream_of_whole_passes(steps: i
     data = synthetic(num_users=20, batch_size=16, steps_per_epoch=steps)
     passes = 3
     stream: list[np.ndarray] = []
-    for epoch in range(-(-passes * data.passes // steps)):
+    for epoch in range(-(-passes * data.batches_per_pass // steps)):
         batches = data.epoch_batches(epoch)
         assert len(batches) == steps
         stream += batches
     for number in range(passes):
-        one_pass = as_lists(stream[number * data.passes : (number + 1) * data.passes])
+        one_pass = as_lists(stream[number * data.batches_per_pass : (number + 1) * data.batches_per_pass])
         assert sorted(chain.from_iterable(one_pass)) == list(range(len(data._train_lengths)))
 
 
@@ -226,19 +226,19 @@ def test_with_steps_per_epoch_the_epochs_are_one_stream_of_whole_passes(steps: i
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_train_on_disjoint_batches_and_take_equally_many_steps(steps: int, world_size: int) -> None:
     data = synthetic(num_users=20, batch_size=16, steps_per_epoch=steps, max_items=1000)
-    expected = steps or data.passes // world_size
+    expected = steps or data.batches_per_pass // world_size
     seen: list[tuple[int, int]] = []
     for rank in range(world_size):
         loader = as_rank(data, rank, world_size).train_dataloader()
         assert len(loader) == expected
         seen += questions(loader)
-    if expected * world_size <= data.passes:  # within one pass nothing comes twice
+    if expected * world_size <= data.batches_per_pass:  # within one pass nothing comes twice
         assert len(set(seen)) == len(seen)
 
 
 def test_fewer_training_batches_than_processes_are_refused() -> None:
     data = synthetic(num_users=20, batch_size=10**6)
-    with pytest.raises(UserError, match="1 training batches cannot feed 2 processes; lower data batch_size"):
+    with pytest.raises(UserError, match="1 training batches cannot feed 2 processes; lower sequences.batch_size"):
         data.epoch_batches(0, world_size=2)
 
 

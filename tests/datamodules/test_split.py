@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.catalog import ITEM_SCHEMA, USER_SCHEMA, Catalog
-from datamodules.split import Examples, SplitConfig
+from datamodules.split import Examples, SplitConfig, leave_one_out
 from sid.errors import UserError
 
 
@@ -53,7 +53,7 @@ logs = st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=9), min_size=1
 @given(logs)
 def test_leave_one_out_equals_the_slow_one(times: list[list[int]]):
     catalog = catalog_of(times)
-    split = SplitConfig().build(catalog)
+    split = leave_one_out(catalog.offsets_U1)
     assert {name: pairs(e, catalog) for name, e in split._asdict().items()} == slow_leave_one_out(times)
     assert all(e.user_E.dtype == np.int32 and e.target_E.dtype == np.int64 for e in split)
 
@@ -91,7 +91,7 @@ def test_the_time_split_equals_the_slow_one_and_never_looks_ahead(times: list[li
 @given(logs)
 def test_no_target_and_nothing_later_is_in_its_history(times: list[list[int]]):
     catalog = catalog_of(times)
-    train, validation, test = SplitConfig().build(catalog)
+    train, validation, test = leave_one_out(catalog.offsets_U1)
     for user, target in [*zip(*train, strict=True), *zip(*validation, strict=True), *zip(*test, strict=True)]:
         assert catalog.offsets_U1[user] < target < catalog.offsets_U1[user + 1]
         assert (catalog.time_M[catalog.offsets_U1[user] : target] <= catalog.time_M[target]).all()
@@ -103,7 +103,18 @@ def test_no_target_and_nothing_later_is_in_its_history(times: list[list[int]]):
 
 def test_wrong_settings_are_named():
     catalog = catalog_of([[1, 2, 3]])
-    with pytest.raises(UserError, match="'random'; expected leave_one_out or time"):
+    with pytest.raises(UserError, match="split.kind=random: expected leave_one_out or time"):
         SplitConfig("random").build(catalog)
-    with pytest.raises(UserError, match="validation_share is 0.5 and test_share 0.5"):
+    with pytest.raises(UserError, match="split.test_share=0: expected a share above 0"):
+        SplitConfig("time", 0.5, 0).build(catalog)
+    with pytest.raises(UserError, match="split.validation_share=0.5: expected below 1 together with split.test_share"):
         SplitConfig("time", 0.5, 0.5).build(catalog)
+
+
+@pytest.mark.parametrize(("longest", "part"), [(1, "validation|test|train"), (2, "train"), (3, "train")])
+def test_histories_too_short_for_a_part_are_refused(longest: int, part: str):
+    catalog = catalog_of([list(range(longest))] * 3)
+    message = rf"split.kind=leave_one_out leaves no ({part}) example: .* none has over {longest}\. .*split.kind=time"
+    with pytest.raises(UserError, match=message):
+        SplitConfig().build(catalog)
+    assert len(SplitConfig().build(catalog_of([[1, 2, 3, 4]])).train.user_E) == 1

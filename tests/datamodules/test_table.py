@@ -1,4 +1,5 @@
 import datetime as dt
+import warnings
 from pathlib import Path
 
 import pyarrow as pa
@@ -163,6 +164,18 @@ def test_a_path_is_no_pattern_and_categories_may_be_lists(tmp_path: Path):
     assert catalog.items["categories"].to_pylist() == [[], ["Home", "Cups"]]
     assert catalog.items["category"].to_pylist() == ["UNKNOWN", "Home"]
     assert catalog.items["title"].null_count == 2
+
+
+@pytest.mark.parametrize(("level", "category"), [(0, "Home"), (1, ""), (5, "UNKNOWN")])
+def test_one_category_for_all_items_is_a_warning_that_names_the_level(tmp_path: Path, level: int, category: str):
+    items = "item,title,path\n7,Cup,Home > Cups\n8,Tea,Home > Tea\n"
+    table = config(tmp_path, items=items, category_column="path", category_level=level)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        table.build()
+    said = [str(warning.message) for warning in caught if "category_level" in str(warning.message)]
+    assert len(said) == bool(category)
+    assert all(f"'{category}': category_level={level} of column 'path'" in message for message in said)
 
 
 def test_the_config_is_an_omegaconf_schema():

@@ -29,12 +29,69 @@ def test_overrides_reach_every_depth_and_keep_their_types() -> None:
         ("seed", "'seed' is not an override; write key=value"),
         ("logger=printer", "logger=printer: expected one of csv, wandb"),
         ("model=3", "model=3"),
+        ("tokenizer.codebook_sizes=[16", "tokenizer.codebook_sizes=[16: the value cannot be read"),
+        ("train.devices=0", "train.devices=0: expected auto or a number of at least 1"),
+        ("train.devices=-1", "train.devices=-1: expected auto"),
+        ("train.devices=two", "train.devices=two: expected auto"),
+        ("train.validate_every=201", "train.validate_every=201: expected 1 to train.max_epochs=200"),
+        ("train.max_epochs=0", "train.max_epochs=0: expected at least 1"),
+        ("train.precision=bf16", "train.precision=bf16: expected 32-true or bf16-mixed"),
+        ("train.accelerator=tpu", "train.accelerator=tpu: expected auto, cpu"),
+        ("evaluation.num_beams=0", "evaluation.num_beams=0: expected at least 1"),
+        ("evaluation.num_beams=20", "evaluation.entropy_at=[10, 20, 50]: expected one or more numbers from 1 to eval"),
+        ("evaluation.free_beams=10", "evaluation.invalid_at=[10, 20]: expected one or more numbers from 1 to eval"),
+        ("evaluation.recall_at=[]", "evaluation.recall_at=[]: expected one or more numbers"),
+        ("evaluation.recall_at=[0,10]", "evaluation.recall_at=[0, 10]: expected one or more numbers"),
+        ("evaluation.ndcg_at=[5]", "evaluation.ndcg_at=[5]: expected 10 among them"),
+        ("evaluation.recall_at=[5]", "evaluation.recall_at=[5]: expected 10 among them"),
+        ("evaluation.coverage_at=51", "evaluation.coverage_at=51: expected 1 to evaluation.num_beams=50"),
+        ("tokenizer.codebook_sizes=[]", "tokenizer.codebook_sizes=[]: expected one or more sizes"),
+        ("tokenizer.codebook_sizes=[8,0]", "tokenizer.codebook_sizes=[8, 0]: expected one or more sizes"),
+        ("tokenizer.hidden=[0]", "tokenizer.hidden=[0]: expected widths of at least 1"),
+        ("tokenizer.learning_rate=0", "tokenizer.learning_rate=0.0: expected a number above 0"),
+        ("optimizer.learning_rate=nan", "optimizer.learning_rate=nan: expected a number above 0"),
+        ("optimizer.learning_rate=.inf", "optimizer.learning_rate=inf: expected a number above 0"),
+        ("optimizer.schedule=linear", "optimizer.schedule=linear: expected inverse_sqrt or cosine"),
+        ("model.dropout=1", "model.dropout=1.0: expected at least 0 and below 1"),
+        ("seed=-1", "seed=-1: expected 0 to 2147483647"),
+        ("name=../up", "name='../up': expected"),
+        ("split.kind=random", "split.kind=random: expected leave_one_out or time"),
     ],
 )
 def test_a_wrong_override_is_named(assignment: str, message: str) -> None:
     with pytest.raises(UserError) as error:
         override(base(), [assignment])
     assert message in str(error.value)
+
+
+AT_LEAST = {
+    1: [
+        *(f"model.{name}" for name in ("width", "num_layers", "num_heads", "head_width", "ff_width")),
+        *(f"tokenizer.{name}" for name in ("latent", "batch_size", "epochs", "look_every")),
+        *(f"sequences.{name}" for name in ("max_items", "batch_size", "eval_batch_size")),
+        *("train.num_nodes", "evaluation.num_beams", "evaluation.free_beams"),
+    ],
+    0: [
+        *("model.num_user_tokens", "optimizer.warmup_steps", "optimizer.weight_decay", "train.patience", "train.clip"),
+        *("sequences.steps_per_epoch", "sequences.eval_users"),
+    ],
+}
+
+
+@pytest.mark.parametrize(("least", "key"), [(least, key) for least, keys in AT_LEAST.items() for key in keys])
+def test_a_number_has_a_smallest_value(least: int, key: str) -> None:
+    with pytest.raises(UserError) as error:
+        override(base(), [f"{key}={least - 1}"])
+    assert f"{key}={least - 1}" in str(error.value)
+    assert f"at least {least}" in str(error.value)
+    if not key.startswith("evaluation"):
+        override(base(), [f"{key}={least}"])
+
+
+def test_devices_may_be_a_number_and_a_config_is_checked_without_overrides_too() -> None:
+    assert override(base(), ["train.devices=2"]).train.devices == "2"
+    with pytest.raises(UserError, match="seed=-3"):
+        override(dataclasses.replace(base(), seed=-3), [])
 
 
 def test_fields_that_change_no_result_do_not_enter_the_hash() -> None:

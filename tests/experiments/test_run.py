@@ -149,6 +149,50 @@ def test_a_mistake_is_one_line_without_a_traceback(
     assert "Traceback" not in error
 
 
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    running = subprocess.Popen(
+        [sys.executable, "-m", "experiments.run", *command(tmp_path, "train.max_epochs=500", "train.patience=500")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(tmp_path.glob("runs/tiger_tiny/*/checkpoints/last.ckpt")) and running.poll() is None:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    _, error = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "the same command goes on from the last checkpoint" in error
+    assert "Traceback" not in error
+
+
+def test_a_diverged_training_is_an_error_and_not_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(tmp_path, "optimizer.learning_rate=1e30", "optimizer.warmup_steps=0")) == 2
+    assert "lower the learning_rate" in capsys.readouterr().err
+    assert not list(tmp_path.glob("**/train.manifest.json"))
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(command(tmp_path, "stage=tokenize"))
+    (checkpoint,) = tmp_path.glob("artifacts/tokenize/*/last.ckpt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+    (checkpoint.parent / "tokenize.manifest.json").unlink()
+    assert main(command(tmp_path, "stage=tokenize")) == 2
+    assert "last.ckpt is damaged" in (error := capsys.readouterr().err)
+    assert "force=tokenize" in error
+
+
+def test_a_trained_model_decodes_outside_a_trainer(unbroken: Path) -> None:
+    from sid.decode import beam_search
+
+    pipeline = run(command(unbroken))
+    module, data = pipeline.trained()
+    batch = next(iter(data.test_dataloader()))
+    lists = beam_search(module.model, module.model.begin(batch.tokens_BS), pipeline.table.trie, num_beams=5)
+    table = pq.read_table(folder(unbroken) / "recommendations.parquet").to_pydict()
+    first = [item for user, item in zip(table["user"], table["item"], strict=True) if user == batch.user_B[0]][:5]
+    assert lists.items_BK[0].tolist() == first
+
+
 @pytest.mark.parametrize(("largest_file", "stage"), [(1500, "prepare"), (9000, "tokenize"), (150_000, "train")])
 def test_a_full_disk_is_one_line_and_the_repeat_goes_on(
     largest_file: int, stage: str, unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

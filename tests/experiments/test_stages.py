@@ -5,8 +5,9 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
-from experiments.stages import Stage
+from experiments.stages import Stage, process_rank
 from sid.errors import UserError
 
 
@@ -95,6 +96,39 @@ def test_two_processes_that_want_one_stage_build_it_once(tmp_path: Path) -> None
     for thread in threads:
         thread.join()
     assert work.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "rank"),
+    [({}, 0), ({"RANK": "3"}, 3), ({"SLURM_PROCID": "1"}, 1), ({"LOCAL_RANK": "1"}, 1), ({"NODE_RANK": "2"}, 2)],
+)
+def test_the_rank_is_known_under_every_launcher(
+    environment: dict[str, str], rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert process_rank() == rank
+
+
+def test_a_collective_stage_takes_no_lock_beyond_the_first_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Stage("train", tmp_path / "run", {}, collective=True)
+    made.folder.mkdir()
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    with FileLock(tmp_path / ".run.lock"):
+        assert run(made, Work()) == {"answer": 42}
+
+
+def test_a_folder_of_another_configuration_is_refused_and_a_guest_stage_rebuilt(tmp_path: Path) -> None:
+    run(Stage("train", tmp_path / "run", {"a": 1}), Work())
+    with pytest.raises(UserError, match="belongs to another configuration"):
+        Stage("train", tmp_path / "run", {"a": 2}).figures()
+    guest = Stage("evaluate", tmp_path / "run", {"a": 1}, resumes=True, owns_folder=False)
+    run(guest, Work())
+    assert Stage("evaluate", tmp_path / "run", {"a": 2}, resumes=True, owns_folder=False).figures() is None
 
 
 def test_the_manifest_says_what_went_in(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_kmeans_takes_as_many_centres_as_vectors_but_not_more() -> None:
     vectors_ND = gaussian(4, 3)
     centres_KD = kmeans(vectors_ND, 4, seed=0)
     assert sorted(nearest(vectors_ND, centres_KD).tolist()) == [0, 1, 2, 3]
-    with pytest.raises(UserError, match="a codebook of 5 codes needs as many items, there are 4"):
+    with pytest.raises(UserError, match="a codebook of 5 codes needs as many items, there are 4; lower tokenizer"):
         kmeans(vectors_ND, 5, seed=0)
 
 
