@@ -67,7 +67,7 @@ def resume_from(folder: Path, stage: str) -> str | None:
         return None
     try:
         torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}). Start again with force={stage}.") from error
     return str(path)
 
