@@ -32,7 +32,7 @@ class GenerativeModule(lightning.LightningModule):
             raise UserError(f"optimizer.schedule={optimizer.schedule!r}: expected inverse_sqrt or cosine")
         self.model: Any = model
         self.optimizer_config, self.seed = optimizer, seed
-        self.train_loss, self.mean_loss = MeanMetric(), MeanMetric()
+        self.train_loss, self.mean_loss = MeanMetric("disable"), MeanMetric("disable")
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * 4099 + self.global_rank)

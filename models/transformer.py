@@ -96,18 +96,19 @@ def _linear(inputs: int, outputs: int, std: float) -> nn.Linear:
 
 
 class Attention(nn.Module):
-    """Multi-head attention with T5's initialisation; queries and keys/values are separate or fused projections."""
+    """Multi-head attention with T5's initialisation. `fused` projects to queries, keys and values at once; in
+    cross-attention to keys and values, and `q` to queries."""
 
     def __init__(self, shape: Shape, cross: bool) -> None:
         super().__init__()
         self.shape = shape
         inner = shape.num_heads * shape.head_width
-        projections = ("kv",) if cross else ("qkv",)
+        query_std = (shape.width * shape.head_width) ** -0.5
+        self.fused = _linear(shape.width, inner * (2 if cross else 3), shape.width**-0.5)
         if cross:
-            self.q = _linear(shape.width, inner, (shape.width * shape.head_width) ** -0.5)
-        self.fused = _linear(shape.width, inner * (len(projections[0])), shape.width**-0.5)
-        if not cross:
-            nn.init.normal_(self.fused.weight[:inner], std=(shape.width * shape.head_width) ** -0.5)
+            self.q = _linear(shape.width, inner, query_std)
+        else:
+            nn.init.normal_(self.fused.weight[:inner], std=query_std)
         self.out = _linear(inner, shape.width, inner**-0.5)
 
     def split(self, x: Tensor) -> list[Tensor]:

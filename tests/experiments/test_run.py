@@ -65,6 +65,9 @@ def test_a_run_leaves_everything_that_says_what_it_was(unbroken: Path) -> None:
     }
     metrics, rows = results(unbroken)
     assert len(rows) == 5
+    (curves,) = unbroken.glob("artifacts/tokenize/*/metrics.csv")
+    looked = [int(row["epoch"]) for row in csv.DictReader(curves.open()) if row["collision_rate"]]
+    assert looked == [5, 10, 15, 20, 25, 30, 35, 40], "an epoch that did not look reports no old figure"
     wanted = {"recall@1", "recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20"}
     wanted |= {"invalid@10", "invalid@20", "entropy@10", "entropy@20", "coverage@10"}
     assert wanted <= set(metrics)
