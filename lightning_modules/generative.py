@@ -3,6 +3,7 @@
 Legend: B users, K beams.
 """
 
+import math
 from typing import Any
 
 import lightning
@@ -32,7 +33,8 @@ class GenerativeModule(lightning.LightningModule):
             raise UserError(f"optimizer.schedule={optimizer.schedule!r}: expected inverse_sqrt or cosine")
         self.model: Any = model
         self.optimizer_config, self.seed = optimizer, seed
-        self.train_loss, self.mean_loss = MeanMetric("disable"), MeanMetric("disable")
+        # A NaN makes the mean infinite; by default torchmetrics would leave it out.
+        self.train_loss, self.mean_loss = MeanMetric(nan_strategy=math.inf), MeanMetric(nan_strategy=math.inf)
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * 4099 + self.global_rank)

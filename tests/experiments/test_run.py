@@ -158,6 +158,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # background shells ignore it
     )
     while not list(tmp_path.glob("runs/tiger_tiny/*/checkpoints/last.ckpt")) and running.poll() is None:
         time.sleep(0.01)
