@@ -3,8 +3,8 @@
     make exp NAME=tiger_beauty
 
 Published (TIGER, Table 1): Recall@10 .0648, NDCG@10 .0384; mean of three seeds .0642 / .0374.
-Ours: .0337 / .0166 with 1.3 M parameters after 56 minutes on one CPU core, one seed (experiments/LOG.md); the full recipe
-awaits a GPU.
+Ours: .0337 / .0166 with 1.3 M parameters after 56 minutes on one CPU core, one seed (experiments/LOG.md); the full
+recipe awaits a GPU.
 """
 
 from datamodules.amazon import AmazonConfig
