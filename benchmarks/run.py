@@ -54,6 +54,8 @@ class Bench:
         from models.hugging_face import to_hugging_face
 
         logging.set_verbosity_error()
+        git = ["git", "rev-parse", "--short", "HEAD"]  # now: the tree may move on while the benchmark runs
+        self.commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
         self.options, self.console, self.ours, self.hf = options, Console(width=120), ours, huggingface
         self.problem = load_problem(options.sids)
         self.generator = np.random.default_rng(1)
@@ -221,9 +223,8 @@ class Bench:
         self.report[what] = rates
 
     def save(self) -> None:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
         RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"{time.strftime('%Y-%m-%d')}-{commit or 'uncommitted'}.json"
+        path = RESULTS / f"{time.strftime('%Y-%m-%d')}-{self.commit or 'uncommitted'}.json"
         path.write_text(json.dumps(self.report, indent=1) + "\n")
         self.console.print(f"saved {path}")
 
