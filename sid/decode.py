@@ -1,6 +1,7 @@
 """Beam search over semantic IDs: a plain function of tensors, usable without a trainer.
 
-Legend: B users, K beams, V codes of a level, C children of a prefix, L levels.
+Legend: B users, K beams, A beams that the model is asked about, V codes of a level, C children of a
+prefix, R continuations of all beams, L levels.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from sid.trie import PrefixTree
+from sid.trie import Children, PrefixTree
 
 
 class Recommendations(NamedTuple):
@@ -36,31 +37,44 @@ class Generator(Protocol):
         """
 
 
-def beam_search(model: Generator, state: Any, tree: PrefixTree, num_beams: int) -> Recommendations:
+def beam_search(
+    model: Generator, state: Any, tree: PrefixTree, num_beams: int, constrained: bool = False
+) -> Recommendations:
     """The `num_beams` most likely semantic IDs of the tree for every user, best first.
 
-    `state` holds B users (the model's encoding of their histories). The constraint is applied after the model's own
-    log-softmax, so a score is the model's log-likelihood of the item; masking logits before it would renormalise over
-    siblings and change the ranking. The first step runs on one beam. Where a catalogue holds fewer than `num_beams`
-    items the rest is filled with item -1 at score -inf.
+    `state` holds B users (the model's encoding of their histories). The tree limits what is written in two ways:
+
+    - masking (default): the model's own log-softmax, then the mask. A score is the model's log-likelihood of the item.
+    - `constrained`: the probabilities are normalised anew over the children of each prefix, so those of all items sum
+      to one. The ranking differs. A prefix with one item left costs nothing more: its continuation is certain, and the
+      model is asked about the other beams alone.
+
+    The first step runs on one beam. Where a catalogue holds fewer than `num_beams` items the rest is filled with item
+    -1 at score -inf.
     """
     next_BKV, state = model.next_logp(state, 0, None, None)
     logp_BK = next_BKV.new_zeros(len(next_BKV), 1)
     nodes_BK = torch.zeros_like(logp_BK, dtype=torch.long)
     prefix_BKL = nodes_BK.new_zeros(len(next_BKV), 1, 0)
+    asked_BA = slots_BK = nodes_BK
     for level in range(tree.num_levels):
         child = tree.children(level, nodes_BK)
-        total_BKC = logp_BK[..., None] + next_BKV.gather(2, child.codes_BKC)
-        total_BKC = total_BKC.masked_fill(~child.valid_BKC, -torch.inf)
-        width = total_BKC.shape[2]
-        logp_BK, picks_BK = total_BKC.flatten(1).topk(min(num_beams, total_BKC[0].numel()))
+        gain_BKC = _gains(next_BKV, child, asked_BA, constrained)
+        width = gain_BKC.shape[2]
+        total_BR = (logp_BK[..., None] + gain_BKC).flatten(1)
+        logp_BK, picks_BK = total_BR.topk(min(num_beams, total_BR.shape[1]))
         parents_BK = picks_BK // width
         codes_BK = child.codes_BKC.flatten(1).gather(1, picks_BK)
         nodes_BK = child.nodes_BKC.flatten(1).gather(1, picks_BK)
         prefix_BKL = prefix_BKL.gather(1, parents_BK[..., None].expand(-1, -1, level))
         prefix_BKL = torch.cat([prefix_BKL, codes_BK[..., None]], dim=2)
-        if level + 1 < tree.num_levels:
-            next_BKV, state = model.next_logp(state, level + 1, codes_BK, parents_BK)
+        if level + 1 == tree.num_levels:
+            break
+        parents_BK = slots_BK.gather(1, parents_BK)
+        asked_BA, slots_BK = _asked(tree, level, nodes_BK, logp_BK, constrained)
+        if asked_BA.shape[1]:
+            codes_BA, parents_BA = codes_BK.gather(1, asked_BA), parents_BK.gather(1, asked_BA)
+            next_BKV, state = model.next_logp(state, level + 1, codes_BA, parents_BA)
     items_BK = tree.items(nodes_BK, prefix_BKL).masked_fill(logp_BK == -torch.inf, -1)
     missing = (0, num_beams - items_BK.shape[1])
     return Recommendations(
@@ -68,3 +82,36 @@ def beam_search(model: Generator, state: Any, tree: PrefixTree, num_beams: int) 
         torch.nn.functional.pad(logp_BK, missing, value=-torch.inf),
         torch.nn.functional.pad(prefix_BKL, (0, 0, *missing), value=-1),
     )
+
+
+def _gains(next_BAV: Tensor, child: Children, asked_BA: Tensor, constrained: bool) -> Tensor:
+    """What each child adds to the score of its beam (B, K, C), -inf for padding. `asked_BA` are the beams that the
+    model's rows belong to; the others have one item left."""
+    rest_BKC = torch.zeros_like(child.valid_BKC, dtype=next_BAV.dtype).masked_fill(~child.valid_BKC, -torch.inf)
+    if not asked_BA.shape[1]:
+        return rest_BKC
+    if not constrained:
+        return next_BAV.gather(2, child.codes_BKC) + rest_BKC
+    rows_BAC = asked_BA[..., None].expand(-1, -1, child.codes_BKC.shape[2])
+    rest_BAC = rest_BKC.gather(1, rows_BAC)
+    gain_BAC = next_BAV.gather(2, child.codes_BKC.gather(1, rows_BAC)) + rest_BAC
+    ruled_out_BA1 = gain_BAC.isneginf().all(2, keepdim=True)
+    gain_BAC = gain_BAC.log_softmax(2).masked_fill(ruled_out_BA1, -torch.inf)
+    certain_BA1 = rest_BAC.isfinite().sum(2, keepdim=True) == 1
+    return rest_BKC.scatter(1, rows_BAC, torch.where(certain_BA1, rest_BAC, gain_BAC))
+
+
+def _asked(tree: PrefixTree, level: int, nodes_BK: Tensor, logp_BK: Tensor, constrained: bool) -> tuple[Tensor, Tensor]:
+    """Which beams the model is asked about (B, A), and the place of every beam among them (B, K).
+
+    A is what the user with the most such beams needs; the others fill up with beams that have one item left, whose
+    answers are normalised to certainty. Those have no place of their own, and their offspring needs none.
+    """
+    slots_BK = torch.arange(nodes_BK.shape[1], device=nodes_BK.device).expand_as(nodes_BK)
+    if not constrained:
+        return slots_BK, slots_BK
+    open_BK = ~tree.lone(level, nodes_BK) & (logp_BK > -torch.inf)
+    most = int(open_BK.sum(1).max())
+    order_BK = open_BK.byte().argsort(dim=1, descending=True, stable=True)
+    places_BK = torch.zeros_like(nodes_BK).scatter(1, order_BK, slots_BK)
+    return order_BK[:, :most], places_BK.clamp_max(max(most - 1, 0))

@@ -28,6 +28,9 @@ class PrefixTree(Protocol):
     def children(self, level: int, nodes_BK: Tensor) -> Children:
         """Continuations at `level` of the prefixes `nodes_BK` (at level 0: all zeros, the root)."""
 
+    def lone(self, level: int, nodes_BK: Tensor) -> Tensor:
+        """Whether the prefixes `nodes_BK`, which end at `level`, have one item only."""
+
     def items(self, nodes_BK: Tensor, codes_BKL: Tensor) -> Tensor:
         """Items of finished sequences (B, K); -1 where the codes belong to no item."""
 
@@ -98,6 +101,12 @@ class Trie:
         nodes_BKC = nodes_BKC.clamp_max_(len(self.codes[level]) - 1)
         return Children(self.codes[level][nodes_BKC].long(), nodes_BKC, valid_BKC)
 
+    def lone(self, level: int, nodes_BK: Tensor) -> Tensor:
+        low_BK, end_BK = nodes_BK, nodes_BK + 1
+        for first_child in self.first_child[level:]:
+            low_BK, end_BK = first_child[low_BK], first_child[end_BK]
+        return end_BK - low_BK == 1
+
     def items(self, nodes_BK: Tensor, codes_BKL: Tensor) -> Tensor:
         return self.leaf_item[nodes_BK].long()
 
@@ -132,6 +141,9 @@ class FreeTree:
         codes_C = torch.arange(self.codebook_sizes[level], device=nodes_BK.device)
         codes_BKC = codes_C.expand(*nodes_BK.shape, -1)
         return Children(codes_BKC, torch.zeros_like(codes_BKC), torch.ones_like(codes_BKC, dtype=torch.bool))
+
+    def lone(self, level: int, nodes_BK: Tensor) -> Tensor:
+        return torch.full_like(nodes_BK, all(size == 1 for size in self.codebook_sizes[level + 1 :]), dtype=torch.bool)
 
     def items(self, nodes_BK: Tensor, codes_BKL: Tensor) -> Tensor:
         return self.trie.find(codes_BKL)

@@ -1,6 +1,6 @@
 """Legend: B users, K beams, V codes of a level, L levels, N items."""
 
-from math import inf, log, prod
+from math import exp, inf, log, prod
 from typing import NamedTuple
 
 import pytest
@@ -80,6 +80,20 @@ def slow_beam_search(model: Lookup, user: int, allowed: list[tuple[int, ...]], n
             if (*codes, code) in prefixes
         ]
         beams = sorted(longer, reverse=True)[:num_beams]
+    return beams
+
+
+def slow_constrained(model: Lookup, user: int, allowed: list[tuple[int, ...]], num_beams: int) -> list[list[Beam]]:
+    """The slow twin of the constrained search: the beams before every level, and at the end. A code's probability is
+    its share among the codes that continue the prefix."""
+    beams: list[list[Beam]] = [[(0.0, ())]]
+    for level in range(len(model.sizes)):
+        longer = []
+        for score, codes in beams[-1]:
+            after = {(*codes, c[level]) for c in allowed if c[:level] == codes}
+            total = sum(exp(model.logp_of(user, longer_codes)) for longer_codes in after)
+            longer += [(score + log(exp(model.logp_of(user, c)) / total), c) for c in after]
+        beams.append(sorted(longer, reverse=True)[:num_beams])
     return beams
 
 
@@ -167,15 +181,95 @@ def test_a_score_is_the_models_own_likelihood_and_not_one_renormalised_over_the_
     assert found.scores_BK[0].tolist() == pytest.approx([log(0.33), log(0.27), log(0.2)], rel=1e-5)
 
 
-def test_fewer_items_than_beams_leave_the_rest_empty() -> None:
+@pytest.mark.parametrize("constrained", [False, True])
+def test_fewer_items_than_beams_leave_the_rest_empty(constrained: bool) -> None:
     model = Lookup.random((3, 2), 1, seed=0)
-    found = beam_search(model, model.begin(), Trie.from_codes(torch.tensor([[2, 1], [0, 0]])), 5)
+    found = beam_search(model, model.begin(), Trie.from_codes(torch.tensor([[2, 1], [0, 0]])), 5, constrained)
     assert sorted(found.items_BK[0, :2].tolist()) == [0, 1]
     assert found.items_BK[0, 2:].tolist() == [-1, -1, -1]
     assert found.scores_BK[0, 2:].tolist() == [-inf] * 3
 
 
-def test_an_item_that_the_model_rules_out_is_not_recommended() -> None:
+@pytest.mark.parametrize("constrained", [False, True])
+def test_an_item_that_the_model_rules_out_is_not_recommended(constrained: bool) -> None:
     model = Lookup((2,), [torch.tensor([[[0.0, -inf]]])])
-    found = beam_search(model, model.begin(), Trie.from_codes(torch.tensor([[0], [1]])), 2)
+    found = beam_search(model, model.begin(), Trie.from_codes(torch.tensor([[0], [1]])), 2, constrained)
     assert found.items_BK.tolist() == [[0, -1]]
+
+
+@settings(max_examples=50, deadline=None)
+@given(problems(), st.integers(1, 30))
+def test_a_constrained_search_equals_the_slow_one_at_every_width(
+    problem: tuple[Lookup, list[tuple[int, ...]]], width: int
+) -> None:
+    model, codes = problem
+    found = beam_search(model, model.begin(), Trie.from_codes(torch.tensor(codes)), width, constrained=True)
+    assert found.items_BK.shape == found.scores_BK.shape == (2, width)
+    for user in range(2):
+        check(found, user, slow_constrained(model, user, codes, width)[-1], {c: i for i, c in enumerate(codes)})
+
+
+@settings(max_examples=50, deadline=None)
+@given(problems(), st.integers(0, 3))
+def test_the_constrained_probabilities_of_all_items_sum_to_one(
+    problem: tuple[Lookup, list[tuple[int, ...]]], more: int
+) -> None:
+    model, codes = problem
+    tree = Trie.from_codes(torch.tensor(codes))
+    found = beam_search(model, model.begin(), tree, len(codes) + more, constrained=True)
+    torch.testing.assert_close(found.scores_BK.exp().sum(1), torch.ones(2, dtype=torch.double))
+    assert [sorted(items) for items in found.items_BK.tolist()] == [[-1] * more + list(range(len(codes)))] * 2
+
+
+@settings(max_examples=50, deadline=None)
+@given(problems(), st.integers(1, 30))
+def test_a_constrained_search_asks_about_prefixes_of_several_items_alone(
+    problem: tuple[Lookup, list[tuple[int, ...]]], width: int
+) -> None:
+    """And about as many a user as the user with the most of them has: rows belong to no one else."""
+    model, codes = problem
+    beam_search(model, model.begin(), Trie.from_codes(torch.tensor(codes)), width, constrained=True)
+    beams = [slow_constrained(model, user, codes, width) for user in range(2)]
+    asked = [1]  # the first step runs on one beam, whatever the catalogue
+    for level in range(1, len(model.sizes)):
+        wanted = [{prefix for _, prefix in own[level] if sum(c[:level] == prefix for c in codes) > 1} for own in beams]
+        most = max(len(prefixes) for prefixes in wanted)
+        if most == 0:
+            break
+        asked.append(most)
+        told = model.written[level].tolist()
+        assert all(prefixes <= set(map(tuple, rows)) for prefixes, rows in zip(wanted, told, strict=True))
+    assert [written.shape[1] for written in model.written] == asked
+
+
+def test_a_constrained_score_is_renormalised_over_the_siblings_and_ranks_otherwise() -> None:
+    first = torch.tensor([[[0.4, 0.6]]]).log()
+    second = torch.tensor([[[0.5, 0.5], [0.45, 0.55]]]).log()
+    model = Lookup((2, 2), [first, second])
+    tree = Trie.from_codes(torch.tensor([[0, 0], [1, 0], [1, 1]]))  # (0, 1) is no item
+    found = beam_search(model, model.begin(), tree, 3, constrained=True)
+    # (0,0) .4 * 1 = .4 leads; (1,1) .6 * .55 = .33, (1,0) .6 * .45 = .27.
+    assert found.items_BK.tolist() == [[0, 2, 1]]
+    assert found.scores_BK[0].tolist() == pytest.approx([log(0.4), log(0.33), log(0.27)], rel=1e-5)
+    assert model.written[1].tolist() == [[[1]]]  # 0 has one item left
+
+
+def test_a_catalogue_of_one_item_is_certain_after_one_question() -> None:
+    model = Lookup.random((3, 2, 4), 2, seed=0)
+    found = beam_search(model, model.begin(), Trie.from_codes(torch.tensor([[2, 1, 3]])), 3, constrained=True)
+    assert found.items_BK.tolist() == [[0, -1, -1]] * 2
+    assert found.scores_BK.tolist() == [[0, -inf, -inf]] * 2
+    assert found.codes_BKL is not None and found.codes_BKL[:, 0].tolist() == [[2, 1, 3]] * 2
+    assert len(model.written) == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(problems(), st.integers(1, 30))
+def test_a_constrained_search_of_every_sequence_is_a_free_one(
+    problem: tuple[Lookup, list[tuple[int, ...]]], width: int
+) -> None:
+    model, codes = problem
+    tree = FreeTree(model.sizes, Trie.from_codes(torch.tensor(codes)))
+    free, constrained = (beam_search(model, model.begin(), tree, width, constrained=c) for c in (False, True))
+    assert torch.equal(free.items_BK, constrained.items_BK)
+    torch.testing.assert_close(free.scores_BK, constrained.scores_BK)

@@ -82,6 +82,17 @@ def test_find_equals_a_dict_for_every_sequence_and_codes_outside_the_codebooks(
     assert trie.find(asked[0]).item() == expected[0]
 
 
+@settings(max_examples=50, deadline=None)
+@given(catalogues())
+def test_a_prefix_is_lone_that_one_item_starts_with(catalogue: tuple[tuple[int, ...], Tensor]) -> None:
+    _, codes_NL = catalogue
+    trie, items = Trie.from_codes(codes_NL), codes_NL.tolist()
+    for level in range(trie.num_levels):
+        prefixes = sorted({tuple(codes[: level + 1]) for codes in items})  # nodes are numbered in this order
+        expected = [sum(tuple(codes[: level + 1]) == prefix for codes in items) == 1 for prefix in prefixes]
+        assert trie.lone(level, torch.arange(len(prefixes))[None]).tolist() == [expected]
+
+
 def test_one_item_and_one_level() -> None:
     trie = Trie.from_codes(torch.tensor([[5]]))
     assert trie.num_levels == 1 and trie.branching == (1,)
@@ -133,3 +144,16 @@ def test_a_free_tree_knows_which_sequences_are_items() -> None:
     free = FreeTree((3, 2), Trie.from_codes(torch.tensor([[2, 1], [0, 1]])))
     codes_BKL = torch.tensor([[[0, 1], [0, 0], [2, 1]]])
     assert free.items(torch.zeros(1, 3, dtype=torch.long), codes_BKL).tolist() == [[1, -1, 0]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(catalogues())
+def test_a_prefix_of_a_free_tree_is_lone_that_one_sequence_starts_with(
+    catalogue: tuple[tuple[int, ...], Tensor],
+) -> None:
+    sizes, codes_NL = catalogue
+    free = FreeTree(sizes, Trie.from_codes(codes_NL))
+    every = torch.cartesian_prod(*(torch.arange(size) for size in sizes)).view(-1, len(sizes)).tolist()
+    for level in range(len(sizes)):
+        zeros = sum(not any(codes[: level + 1]) for codes in every)  # all prefixes start equally many
+        assert free.lone(level, torch.zeros(2, 3, dtype=torch.long)).tolist() == [[zeros == 1] * 3] * 2
