@@ -1,14 +1,15 @@
 """Sizes of the models. Light: a model's module (and torch) is imported when it is built, so a mistake in an override
 answers at once."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 from sid.errors import require
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from models.causal import Causal
     from models.tiger import Tiger
 
 
@@ -16,8 +17,13 @@ if TYPE_CHECKING:
 class ModelConfig:
     """What every generative retriever's config offers."""
 
-    def build(self, codebook_sizes: tuple[int, ...]) -> "nn.Module":
-        """A freshly initialised model with a `tokens: TokenSpace`, `loss`, `begin` and `next_logp`."""
+    learns_from: ClassVar[str] = "prefixes"
+    """What a training sample is: prefixes (a history and its next item), or windows (all next items of a user at once;
+    the model then offers `window_loss`)."""
+
+    def build(self, codebook_sizes: tuple[int, ...], max_items: int) -> "nn.Module":
+        """A freshly initialised model for histories of up to `max_items`, with a `tokens: TokenSpace`, `loss`, `begin`
+        and `next_logp`."""
         raise NotImplementedError
 
     def check(self) -> None:
@@ -37,16 +43,67 @@ class TigerConfig(ModelConfig):
     num_user_tokens: int = 2000
 
     def check(self) -> None:
-        for name in ("width", "num_layers", "num_heads", "head_width", "ff_width"):
-            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
-        require(0 <= self.dropout < 1, "model.dropout", self.dropout, "at least 0 and below 1")
+        _check_sizes(self, "width", "num_layers", "num_heads", "head_width", "ff_width")
+        _check_shares(self, "dropout")
         require(self.num_user_tokens >= 0, "model.num_user_tokens", self.num_user_tokens, "at least 0")
 
-    def build(self, codebook_sizes: tuple[int, ...]) -> "Tiger":
+    def build(self, codebook_sizes: tuple[int, ...], max_items: int) -> "Tiger":
         """A freshly initialised TIGER for semantic IDs with these codebooks."""
+        from models.attention import Shape
         from models.tiger import Tiger
-        from models.transformer import Shape
         from sid.tokens import TokenSpace
 
         shape = Shape(self.width, self.num_layers, self.num_heads, self.head_width, self.ff_width, self.dropout)
         return Tiger(shape, TokenSpace(codebook_sizes, self.num_user_tokens))
+
+
+@dataclass
+class CausalConfig(ModelConfig):
+    """A decoder-only retriever: see `models.causal`. Chosen on Beauty's validation users (experiments/LOG.md)."""
+
+    learns_from: ClassVar[str] = "windows"
+    form: str = "item"
+    """item: a trunk over items and a depth decoder over the codes of the next one; flat: one stack over all codes."""
+    width: int = 128
+    num_layers: int = 4
+    depth_layers: int = 2
+    """Layers of the depth decoder; the flat form has none."""
+    num_heads: int = 4
+    head_width: int = 32
+    ff_width: int = 512
+    dropout: float = 0.2
+    item_dropout: float = 0.0
+    """Share of history items that training hides from the later ones."""
+    label_smoothing: float = 0.0
+    tied: bool = False
+    """Output weights are the code embeddings."""
+    num_user_tokens: int = 0
+
+    def check(self) -> None:
+        require(self.form in ("item", "flat"), "model.form", self.form, "item or flat")
+        _check_sizes(self, "width", "num_layers", "depth_layers", "num_heads", "head_width", "ff_width")
+        _check_shares(self, "dropout", "item_dropout", "label_smoothing")
+        require(self.num_user_tokens >= 0, "model.num_user_tokens", self.num_user_tokens, "at least 0")
+
+    def build(self, codebook_sizes: tuple[int, ...], max_items: int) -> "Causal":
+        """A freshly initialised model of the chosen form."""
+        from models.attention import Shape
+        from models.causal import FlatCausal, ItemCausal
+        from sid.tokens import TokenSpace
+
+        shape = Shape(self.width, self.num_layers, self.num_heads, self.head_width, self.ff_width, self.dropout)
+        tokens = TokenSpace(codebook_sizes, self.num_user_tokens)
+        options = (tokens, max_items, self.tied, self.item_dropout, self.label_smoothing)
+        if self.form == "flat":
+            return FlatCausal(shape, *options)
+        return ItemCausal(shape, replace(shape, num_layers=self.depth_layers), *options)
+
+
+def _check_sizes(config: ModelConfig, *names: str) -> None:
+    for name in names:
+        require(getattr(config, name) >= 1, f"model.{name}", getattr(config, name), "at least 1")
+
+
+def _check_shares(config: ModelConfig, *names: str) -> None:
+    for name in names:
+        require(0 <= getattr(config, name) < 1, f"model.{name}", getattr(config, name), "at least 0 and below 1")

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.transformer import Decoder, DecoderState, Encoder, Shape
+from models.attention import Shape
+from models.transformer import Decoder, DecoderState, Encoder
 from sid.tokens import BOS, PAD, TokenSpace
 
 

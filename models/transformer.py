@@ -1,183 +1,15 @@
-"""T5-style transformer blocks in plain torch, shared by the generative retrievers.
+"""T5-style transformer stacks, shared by the generative retrievers.
 
-As in T5 (Raffel et al. 2020, v1.0): pre-norm RMSNorm, no biases, attention without 1/sqrt(d) scaling, relative position
-buckets shared by the layers of a stack, ReLU feed-forward, T5's initialisation. Equal to Hugging Face's T5 (tested).
+As in T5 (Raffel et al. 2020, v1.0): pre-norm RMSNorm, relative position buckets shared by the layers of a stack. Equal
+to Hugging Face's T5 (tested).
 Legend: B users, S source tokens, T target tokens, K beams, P past positions, H heads, E head width, D model width.
 """
 
-import math
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of one transformer stack."""
-
-    width: int
-    num_layers: int
-    num_heads: int
-    head_width: int
-    ff_width: int
-    dropout: float
-    num_buckets: int = 32
-    max_distance: int = 128
-
-
-def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
-    """`F.dropout`; on a CPU from 16 random bits an element, three times as fast (the rate is rounded to 2^-16)."""
-    if not training or rate == 0.0:
-        return x
-    if x.device.type != "cpu":
-        return F.dropout(x, rate)
-    threshold = round(rate * 2**16)
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    keep = words.view(torch.int16)[: x.numel()].view(x.shape) >= threshold - 2**15
-    return x * keep.to(x.dtype).mul_(2**16 / (2**16 - threshold))
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, rate: float = 0.0) -> Tensor:
-    """softmax(Q K^T + bias) V without scaling, for (B, H, T, E) queries and (B, H, S, E) keys and values.
-
-    One fused call on an accelerator; on a CPU the explicit products are 1.3-1.7 times as fast at these sizes.
-    """
-    if query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=rate, scale=1.0)
-    scores = query @ key.transpose(-1, -2)
-    if bias is not None:
-        scores = scores + bias
-    weights = scores.softmax(-1).to(value.dtype)
-    return dropout(weights, rate, training=rate > 0.0) @ value
-
-
-def relative_buckets(num_query: int, num_key: int, shape: Shape, bidirectional: bool) -> Tensor:
-    """T5's bucket (T, S) of the distance key - query, for queries that end where the keys end."""
-    distance = torch.arange(num_key) - torch.arange(num_key - num_query, num_key)[:, None]
-    buckets = shape.num_buckets
-    base = torch.zeros_like(distance)
-    if bidirectional:
-        buckets //= 2
-        base = (distance > 0) * buckets
-        distance = distance.abs()
-    else:
-        distance = (-distance).clamp_min(0)
-    exact = buckets // 2
-    log_ratio = torch.log(distance.clamp_min(1).float() / exact) / math.log(shape.max_distance / exact)
-    far = (exact + (log_ratio * (buckets - exact)).long()).clamp_max(buckets - 1)
-    return base + torch.where(distance < exact, distance, far)
-
-
-class RelativeBias(nn.Module):
-    """One learnt number a head and distance bucket, added to the attention scores."""
-
-    def __init__(self, shape: Shape, bidirectional: bool) -> None:
-        super().__init__()
-        self.shape, self.bidirectional = shape, bidirectional
-        self.weight = nn.Parameter(torch.empty(shape.num_buckets, shape.num_heads).normal_(std=shape.width**-0.5))
-
-    def forward(self, num_query: int, num_key: int) -> Tensor:
-        """(1, H, T, S); in a causal stack -inf above the diagonal."""
-        buckets = relative_buckets(num_query, num_key, self.shape, self.bidirectional).to(self.weight.device)
-        bias = F.embedding(buckets, self.weight).permute(2, 0, 1)[None]
-        if self.bidirectional:
-            return bias
-        later = torch.ones(num_query, num_key, dtype=torch.bool, device=bias.device).triu(num_key - num_query + 1)
-        return bias.masked_fill(later, -torch.inf)
-
-
-def _linear(inputs: int, outputs: int, std: float) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs, bias=False)
-    nn.init.normal_(layer.weight, std=std)
-    return layer
-
-
-class Attention(nn.Module):
-    """Multi-head attention with T5's initialisation. `fused` projects to queries, keys and values at once; in
-    cross-attention to keys and values, and `q` to queries."""
-
-    def __init__(self, shape: Shape, cross: bool) -> None:
-        super().__init__()
-        self.shape = shape
-        inner = shape.num_heads * shape.head_width
-        query_std = (shape.width * shape.head_width) ** -0.5
-        self.fused = _linear(shape.width, inner * (2 if cross else 3), shape.width**-0.5)
-        if cross:
-            self.q = _linear(shape.width, inner, query_std)
-        else:
-            nn.init.normal_(self.fused.weight[:inner], std=query_std)
-        self.out = _linear(inner, shape.width, inner**-0.5)
-
-    def split(self, x: Tensor) -> list[Tensor]:
-        """(B, S, n H E) to n of (B, H, S, E)."""
-        heads = (self.shape.num_heads, self.shape.head_width)
-        return [part.unflatten(-1, heads).transpose(1, 2) for part in x.split(heads[0] * heads[1], dim=-1)]
-
-    def merge(self, heads_BHTE: Tensor) -> Tensor:
-        return self.out(heads_BHTE.transpose(1, 2).flatten(2))
-
-    @property
-    def rate(self) -> float:
-        return self.shape.dropout if self.training else 0.0
-
-    def self_attention(self, x_BTD: Tensor, bias: Tensor) -> Tensor:
-        query, key, value = self.split(self.fused(x_BTD))
-        return self.merge(attend(query, key, value, bias, self.rate))
-
-    def keys_values(self, source_BSD: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, H, S, E) of an encoded source, for `cross_attention`."""
-        key, value = self.split(self.fused(source_BSD))
-        return key, value
-
-    def cross_attention(self, x_BTD: Tensor, keys_values: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
-        (query,) = self.split(self.q(x_BTD))
-        return self.merge(attend(query, *keys_values, bias, self.rate))
-
-    def beam_attention(
-        self, x_BKD: Tensor, past: "KeysValues | None", parents_BK: Tensor | None, bias_HP: Tensor
-    ) -> tuple[Tensor, "KeysValues"]:
-        """Self-attention of one new token a beam over its own past; returns the output and the past with it."""
-        qkv = self.fused(x_BKD).unflatten(-1, (3, self.shape.num_heads, self.shape.head_width))
-        query, key, value = qkv.unbind(2)
-        keys, values = (key,), (value,)
-        if past is not None:
-            keys = (*(of_parents(old, parents_BK) for old in past.keys), key)
-            values = (*(of_parents(old, parents_BK) for old in past.values), value)
-        scores_PBKH = torch.stack([(query * old).sum(-1) for old in keys])
-        weights_PBKH = (scores_PBKH + bias_HP.T[:, None, None]).softmax(0).to(value.dtype)
-        mixed_BKHE = sum(weight[..., None] * old for weight, old in zip(weights_PBKH, values, strict=True))
-        return self.out(mixed_BKHE.flatten(2)), KeysValues(keys, values)
-
-
-class KeysValues(NamedTuple):
-    """The cached keys and values (B, K, H, E) of the tokens of every beam, oldest first. Tuples: nothing is copied to
-    append a token."""
-
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
-
-
-def of_parents(old_BKHE: Tensor, parents_BK: Tensor | None) -> Tensor:
-    """Every beam's share of its parent. What all beams have in common (K = 1) stays one."""
-    if parents_BK is None or old_BKHE.shape[1] == 1:
-        return old_BKHE
-    return old_BKHE[torch.arange(len(old_BKHE), device=old_BKHE.device)[:, None], parents_BK]
-
-
-class FeedForward(nn.Module):
-    """Linear, ReLU, dropout, linear."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.rate = shape.dropout
-        self.inner = _linear(shape.width, shape.ff_width, shape.width**-0.5)
-        self.out = _linear(shape.ff_width, shape.width, shape.ff_width**-0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(dropout(self.inner(x).relu_(), self.rate, self.training))
+from models.attention import Attention, FeedForward, History, KeysValues, RelativeBias, Shape, dropout
 
 
 def _norm(shape: Shape) -> nn.RMSNorm:
@@ -191,10 +23,14 @@ class EncoderLayer(nn.Module):
         self.attention, self.attention_norm = Attention(shape, cross=False), _norm(shape)
         self.feed_forward, self.feed_forward_norm = FeedForward(shape), _norm(shape)
 
-    def forward(self, x_BSD: Tensor, bias: Tensor) -> Tensor:
-        attended = self.attention.self_attention(self.attention_norm(x_BSD), bias)
-        x_BSD = x_BSD + dropout(attended, self.rate, self.training)
-        return x_BSD + dropout(self.feed_forward(self.feed_forward_norm(x_BSD)), self.rate, self.training)
+    def forward(self, x_BSD: Tensor, bias: Tensor | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The layer's output, and its keys and values. Without bias: causal."""
+        attended, keys_values = self.attention.self_attention(self.attention_norm(x_BSD), bias)
+        return self.after_self(x_BSD + dropout(attended, self.rate, self.training)), keys_values
+
+    def after_self(self, x: Tensor) -> Tensor:
+        """Feed-forward, the same for S tokens and for K beams."""
+        return x + dropout(self.feed_forward(self.feed_forward_norm(x)), self.rate, self.training)
 
 
 class Encoder(nn.Module):
@@ -214,8 +50,70 @@ class Encoder(nn.Module):
             bias = bias + mask_B11S
         x_BSD = dropout(x_BSD, self.rate, self.training)
         for layer in self.layers:
-            x_BSD = layer(x_BSD, bias)
+            x_BSD, _ = layer(x_BSD, bias)
         return dropout(self.norm(x_BSD), self.rate, self.training)
+
+
+class CausalState(NamedTuple):
+    """What decoding keeps, layer by layer: a history that the beams of a user share, if there is one, and the own
+    tokens of every beam."""
+
+    history: list[History | None]
+    past: list[KeysValues | None]
+
+
+class CausalStack(nn.Module):
+    """Causal stack without cross-attention and without position bias: positions are the caller's.
+
+    Every residual branch starts at zero, so the stack starts as the identity: with T5's initialisation the noise of the
+    branches drowns the embeddings for the first epochs (experiments/LOG.md).
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.rate = shape.dropout
+        self.layers = nn.ModuleList(EncoderLayer(shape) for _ in range(shape.num_layers))
+        self.norm = _norm(shape)
+        for name, weight in self.layers.named_parameters():
+            if name.endswith(".out.weight"):
+                nn.init.zeros_(weight)
+
+    def forward(self, x_BSD: Tensor, bias: Tensor | None = None) -> Tensor:
+        """All S positions at once: (B, S, D) to (B, S, D). A `bias` stands in for the causal mask."""
+        return self.read(x_BSD, bias)[0]
+
+    def read(self, x_BSD: Tensor, bias: Tensor | None = None) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """As `forward`, with the keys and values (B, H, S, E) of every layer."""
+        x_BSD = dropout(x_BSD, self.rate, self.training)
+        memory = []
+        for layer in self.layers:
+            x_BSD, keys_values = layer(x_BSD, bias)
+            memory.append(keys_values)
+        return dropout(self.norm(x_BSD), self.rate, self.training), memory
+
+    def begin(self, x_BSD: Tensor, mask_B11S: Tensor | None) -> tuple[Tensor, CausalState]:
+        """Reads a history that is kept once a user; padding stands behind, so only later tokens need the mask."""
+        x_BSD, memory = self.read(x_BSD)
+        history: list[History | None] = [
+            History(key.transpose(2, 3).contiguous().transpose(2, 3), value.contiguous(), mask_B11S)
+            for key, value in memory
+        ]
+        return x_BSD, CausalState(history, [None] * len(history))
+
+    def empty(self) -> CausalState:
+        """The state before the first token, with no history."""
+        return CausalState([None] * len(self.layers), [None] * len(self.layers))
+
+    def step(self, x_BKD: Tensor, parents_BK: Tensor | None, state: CausalState) -> tuple[Tensor, CausalState]:
+        """One more token a beam: (B, K, D) to (B, K, D). What is shared is never copied: beams are queries."""
+        past = []
+        layers: Any = self.layers
+        for layer, before, history in zip(layers, state.past, state.history, strict=True):
+            normed = layer.attention_norm(x_BKD)
+            attended, after = layer.attention.beam_attention(normed, before, parents_BK, None, history)
+            x_BKD = layer.after_self(x_BKD + attended)
+            past.append(after)
+        return self.norm(x_BKD), state._replace(past=past)
 
 
 class DecoderLayer(nn.Module):
@@ -233,7 +131,7 @@ class DecoderLayer(nn.Module):
         return x + dropout(self.feed_forward(self.feed_forward_norm(x)), self.rate, self.training)
 
     def forward(self, x_BTD: Tensor, bias: Tensor, source_BSD: Tensor, mask_B11S: Tensor | None) -> Tensor:
-        attended = self.attention.self_attention(self.attention_norm(x_BTD), bias)
+        attended, _ = self.attention.self_attention(self.attention_norm(x_BTD), bias)
         x_BTD = x_BTD + dropout(attended, self.rate, self.training)
         return self.after_self(x_BTD, self.cross.keys_values(source_BSD), mask_B11S)
 

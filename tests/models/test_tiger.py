@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.attention import attend, dropout
 from models.configs import TigerConfig
 from models.hugging_face import to_hugging_face
 from models.tiger import Tiger
-from models.transformer import attend, dropout
 from sid.decode import beam_search
 from sid.tokens import PAD
 from sid.trie import Trie
@@ -19,7 +19,7 @@ SIZES = (7, 5, 3)
 def tiny(**changes: float) -> Tiger:
     torch.manual_seed(0)
     sizes = {"width": 16, "num_layers": 2, "num_heads": 2, "head_width": 8, "ff_width": 32, "num_user_tokens": 10}
-    return TigerConfig(**(sizes | changes)).build(SIZES).eval()
+    return TigerConfig(**(sizes | changes)).build(SIZES, 20).eval()
 
 
 def histories(model: Tiger, lengths: list[int]) -> torch.Tensor:

@@ -1,0 +1,223 @@
+"""Decoder-only retrievers: one causal pass over a user's sequence predicts every item of it.
+
+Two forms over the same input. Flat: one token a code, one stack over all of them. Item: a trunk over items (the input
+of an item is a projection of the sum of its code embeddings) and a small depth decoder over the codes of the next item,
+which starts from the trunk's state, as in the RQ-Transformer (Lee et al. 2022, arXiv 2203.01941). T5-style blocks with
+learnt positions; each level has a softmax over its own codes.
+
+Legend: B users or windows, S tokens, T items of a sequence, X targets, L levels, K beams, V codes of a level, D width.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.attention import Shape, causal_mask
+from models.transformer import CausalStack, CausalState
+from sid.tokens import BOS, PAD, TokenSpace
+
+INIT_STD = 0.05
+
+
+class Written(NamedTuple):
+    """What decoding keeps between two levels."""
+
+    first_B1D: Tensor
+    """The state that predicts the first code."""
+    length_B: Tensor
+    """Tokens of every history, BOS or user token included."""
+    stack: CausalState
+
+
+class Causal(nn.Module):
+    """What both forms share: embeddings, one softmax a level, the loss over windows, decoding.
+
+    Args:
+        tokens: the vocabulary.
+        width: D.
+        num_positions: learnt positions.
+        tied: the output weights are the embeddings.
+        item_dropout: share of history items that training hides.
+        smoothing: label smoothing in training.
+    """
+
+    def __init__(
+        self, tokens: TokenSpace, width: int, num_positions: int, tied: bool, item_dropout: float, smoothing: float
+    ) -> None:
+        super().__init__()
+        self.tokens, self.item_dropout, self.smoothing = tokens, item_dropout, smoothing
+        self.embedding = nn.Parameter(torch.empty(tokens.size, width).normal_(std=INIT_STD))
+        self.position = nn.Parameter(torch.empty(num_positions, width).normal_(std=INIT_STD))
+        codes = tokens.offsets[-1]
+        self.output = None if tied else nn.Parameter(torch.empty(codes, width).normal_(std=width**-0.5))
+
+    def logits(self, states: Tensor, level: int) -> Tensor:
+        """Scores (..., V) of the codes of `level`."""
+        weight = self.embedding if self.output is None else self.output
+        return F.linear(states, weight[self.tokens.level(level)])
+
+    def split(self, tokens_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """The token that opens every sequence (B, 1), user or BOS, and the items' tokens (B, T, L)."""
+        if self.tokens.num_user_tokens:
+            start_B1, tokens_BS = tokens_BS[:, :1], tokens_BS[:, 1:]
+        else:
+            start_B1 = tokens_BS.new_full((len(tokens_BS), 1), BOS)
+        return start_B1, tokens_BS.unflatten(1, (-1, self.tokens.num_levels))
+
+    def kept(self, items_BTL: Tensor) -> Tensor | None:
+        """(B, T), which items training lets the later ones see; None for all."""
+        if not (self.training and self.item_dropout):
+            return None
+        return torch.rand(items_BTL.shape[:2], device=items_BTL.device) >= self.item_dropout
+
+    def target_states(self, start_B1: Tensor, items_BTL: Tensor, target_BT: Tensor) -> Tensor:
+        """States (X, L, D), one before each code of every target, which sees the items and codes before it."""
+        raise NotImplementedError
+
+    def window_loss(self, tokens_BS: Tensor, target_BT: Tensor) -> Tensor:
+        """Mean cross-entropy (natural log) of the codes of all targets.
+
+        Args:
+            tokens_BS: user token (if any) and the window's items, oldest first; PAD behind.
+            target_BT: whether an item is to be predicted from those before it.
+        """
+        start_B1, items_BTL = self.split(tokens_BS)
+        states_XLD = self.target_states(start_B1, items_BTL, target_BT)
+        codes_XL = self.tokens.decode(items_BTL[target_BT])
+        smoothing = self.smoothing if self.training else 0.0
+        losses = [
+            F.cross_entropy(self.logits(states_XLD[:, level], level).float(), codes_X, label_smoothing=smoothing)
+            for level, codes_X in enumerate(codes_XL.unbind(1))
+        ]
+        return torch.stack(losses).mean()
+
+    def loss(self, tokens_BS: Tensor, codes_BL: Tensor) -> Tensor:
+        """As `window_loss`, where the one target of every row comes behind its history (B, S)."""
+        lead, levels = min(self.tokens.num_user_tokens, 1), self.tokens.num_levels
+        length_B1 = (tokens_BS != PAD).sum(1, keepdim=True)
+        place_BL = length_B1 + torch.arange(levels, device=tokens_BS.device)
+        whole_BS = F.pad(tokens_BS, (0, levels), value=PAD).scatter(1, place_BL, self.tokens.encode(codes_BL))
+        item_T = torch.arange((whole_BS.shape[1] - lead) // levels, device=tokens_BS.device)
+        return self.window_loss(whole_BS, item_T == (length_B1 - lead) // levels)
+
+    def begin(self, tokens_BS: Tensor) -> Written:
+        """Reads every history (B, S) once, for `sid.decode.beam_search`."""
+        raise NotImplementedError
+
+    def step(self, codes_BKD: Tensor, level: int, parents_BK: Tensor, state: Written) -> tuple[Tensor, CausalState]:
+        """The states (B, K, D) that predict `level`, from the embedded codes of the level before."""
+        raise NotImplementedError
+
+    def next_logp(
+        self, state: Written, level: int, codes_BK: Tensor | None, parents_BK: Tensor | None
+    ) -> tuple[Tensor, Written]:
+        """Log-probabilities (B, K, V) of the codes of `level` (see `sid.decode.Generator`)."""
+        if codes_BK is None or parents_BK is None:
+            states_BKD = state.first_B1D
+        else:
+            codes_BKD = F.embedding(codes_BK + self.tokens.offsets[level - 1], self.embedding)
+            states_BKD, stack = self.step(codes_BKD, level, parents_BK, state)
+            state = state._replace(stack=stack)
+        return self.logits(states_BKD, level).log_softmax(-1, dtype=torch.float32), state
+
+
+class FlatCausal(Causal):
+    """One stack over the codes of all items."""
+
+    def __init__(
+        self, shape: Shape, tokens: TokenSpace, max_items: int, tied: bool, item_dropout: float, smoothing: float
+    ) -> None:
+        positions = 1 + (max_items + 1) * tokens.num_levels
+        super().__init__(tokens, shape.width, positions, tied, item_dropout, smoothing)
+        self.stack = CausalStack(shape)
+
+    def _embed(self, tokens_BS: Tensor) -> Tensor:
+        return F.embedding(tokens_BS, self.embedding) + self.position[: tokens_BS.shape[1]]
+
+    def target_states(self, start_B1: Tensor, items_BTL: Tensor, target_BT: Tensor) -> Tensor:
+        tokens_BS = torch.cat([start_B1, items_BTL.flatten(1)], dim=1)[:, :-1]
+        kept_BT = self.kept(items_BTL)
+        if kept_BT is None:
+            return self.stack(self._embed(tokens_BS)).unflatten(1, items_BTL.shape[1:])[target_BT]
+        states_BSD = self.stack(self._embed(tokens_BS), self._hide(kept_BT))
+        states_BTLD = states_BSD.unflatten(1, items_BTL.shape[1:]).clone()
+        states_BTLD[:, :, 0] = states_BSD.gather(
+            1, self._readers(kept_BT)[..., None].expand(-1, -1, states_BSD.shape[2])
+        )
+        return states_BTLD[target_BT]
+
+    def _readers(self, kept_BT: Tensor) -> Tensor:
+        """(B, T), the token whose state predicts an item's first code: the last of the nearest item that is kept."""
+        item_T = torch.arange(kept_BT.shape[1], device=kept_BT.device)
+        nearest_BT = torch.where(kept_BT, item_T, -1).cummax(1).values
+        return (F.pad(nearest_BT[:, :-1], (1, 0), value=-1) + 1) * self.tokens.num_levels
+
+    def _hide(self, kept_BT: Tensor) -> Tensor:
+        """(B, 1, S, S): the causal mask, with hidden items seen by their own codes alone."""
+        levels = self.tokens.num_levels
+        kept_BS = F.pad(kept_BT.repeat_interleave(levels, dim=1), (1, 0), value=True)[:, :-1]
+        item_S = (torch.arange(kept_BS.shape[1], device=kept_BT.device) - 1).div(levels, rounding_mode="floor")
+        seen_BSS = kept_BS[:, None] | (item_S == item_S[:, None])
+        mask_SS = causal_mask(kept_BS.shape[1], kept_BT.device)
+        return mask_SS.masked_fill(~seen_BSS, -torch.inf)[:, None]
+
+    def begin(self, tokens_BS: Tensor) -> Written:
+        start_B1, items_BTL = self.split(tokens_BS)
+        tokens_BS = torch.cat([start_B1, items_BTL.flatten(1)], dim=1)
+        padding_BS = tokens_BS == PAD
+        length_B = (~padding_BS).sum(1)
+        mask_B11S = torch.zeros_like(tokens_BS, dtype=self.embedding.dtype).masked_fill(padding_BS, -torch.inf)
+        states_BSD, stack = self.stack.begin(self._embed(tokens_BS), mask_B11S[:, None, None])
+        rows_B = torch.arange(len(tokens_BS), device=tokens_BS.device)
+        return Written(states_BSD[rows_B, length_B - 1][:, None], length_B, stack)
+
+    def step(self, codes_BKD: Tensor, level: int, parents_BK: Tensor, state: Written) -> tuple[Tensor, CausalState]:
+        position_B1D = self.position[state.length_B + level - 1][:, None]
+        return self.stack.step(codes_BKD + position_B1D, parents_BK, state.stack)
+
+
+class ItemCausal(Causal):
+    """A trunk over items and a depth decoder over the codes of the next one; beams never touch the history."""
+
+    def __init__(
+        self,
+        trunk: Shape,
+        depth: Shape,
+        tokens: TokenSpace,
+        max_items: int,
+        tied: bool,
+        item_dropout: float,
+        smoothing: float,
+    ) -> None:
+        super().__init__(tokens, trunk.width, 1 + max_items, tied, item_dropout, smoothing)
+        self.level = nn.Parameter(torch.empty(tokens.num_levels, trunk.width).normal_(std=INIT_STD))
+        self.item = nn.Linear(trunk.width, trunk.width, bias=False)
+        self.trunk, self.depth = CausalStack(trunk), CausalStack(depth)
+
+    def _user_states(self, start_B1: Tensor, items_BTL: Tensor) -> Tensor:
+        """(B, 1 + T, D): what is known of a user before the first item, and after each."""
+        items_BTD = self.item(F.embedding(items_BTL, self.embedding).sum(2))
+        kept_BT = self.kept(items_BTL)
+        if kept_BT is not None:
+            items_BTD = items_BTD * kept_BT[..., None]
+        inputs_BSD = torch.cat([F.embedding(start_B1, self.embedding), items_BTD], dim=1)
+        return self.trunk(inputs_BSD + self.position[: inputs_BSD.shape[1]])
+
+    def target_states(self, start_B1: Tensor, items_BTL: Tensor, target_BT: Tensor) -> Tensor:
+        states_XD = self._user_states(start_B1, items_BTL[:, :-1])[target_BT]
+        codes_XLD = F.embedding(items_BTL[target_BT][:, :-1], self.embedding)
+        return self.depth(torch.cat([states_XD[:, None], codes_XLD], dim=1) + self.level)
+
+    def begin(self, tokens_BS: Tensor) -> Written:
+        start_B1, items_BTL = self.split(tokens_BS)
+        length_B = 1 + (items_BTL[..., 0] != PAD).sum(1)
+        states_BSD = self._user_states(start_B1, items_BTL)
+        rows_B = torch.arange(len(tokens_BS), device=tokens_BS.device)
+        user_B1D = states_BSD[rows_B, length_B - 1][:, None]
+        first_B1D, stack = self.depth.step(user_B1D + self.level[0], None, self.depth.empty())
+        return Written(first_B1D, length_B, stack)
+
+    def step(self, codes_BKD: Tensor, level: int, parents_BK: Tensor, state: Written) -> tuple[Tensor, CausalState]:
+        return self.depth.step(codes_BKD + self.level[level], parents_BK, state.stack)
