@@ -23,6 +23,15 @@ class SequenceBatch(NamedTuple):
     """(B,) int64 user numbers."""
 
 
+class WindowBatch(NamedTuple):
+    """Users' sequences with all their targets; rows are padded on the right."""
+
+    tokens_BS: Tensor
+    """(B, S) int64 token ids: the user token, then the codes of the items, oldest first; PAD (0) behind."""
+    target_BT: Tensor
+    """(B, T) bool: whether an item is to be predicted from those before it."""
+
+
 class IndexBatch(NamedTuple):
     """Rows of a table that lives on the device."""
 

@@ -11,8 +11,10 @@ class SequenceConfig:
 
     max_items: int = 20
     """Most recent history items that the model sees."""
+    stride: int = 0
+    """Windows only: how far each further window of a user with more than `max_items` moves on; 0: half of them."""
     batch_size: int = 256
-    """Training examples a batch and process."""
+    """A batch and process: training prefixes, or items of windows."""
     eval_batch_size: int = 64
     """Users decoded at a time."""
     steps_per_epoch: int = 0
@@ -22,6 +24,14 @@ class SequenceConfig:
 
     def check(self) -> None:
         """Raise UserError for a value that gives no batches."""
-        smallest = {"max_items": 1, "batch_size": 1, "eval_batch_size": 1, "steps_per_epoch": 0, "eval_users": 0}
+        smallest = {
+            "max_items": 1,
+            "stride": 0,
+            "batch_size": 1,
+            "eval_batch_size": 1,
+            "steps_per_epoch": 0,
+            "eval_users": 0,
+        }
         for name, least in smallest.items():
             require(getattr(self, name) >= least, f"sequences.{name}", getattr(self, name), f"at least {least}")
+        require(self.stride <= self.max_items, "sequences.stride", self.stride, f"at most {self.max_items}, max_items")

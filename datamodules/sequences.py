@@ -1,32 +1,60 @@
 """Histories of users as semantic-ID token sequences: length-bucketed batches, collated without Python per sample.
 
-Legend: U users, M events, N items, E examples, B examples of a batch, T history items, L levels, S tokens.
+Legend: U users, M events, N items, E examples, W windows, B rows of a batch, T items of a row, L levels, S tokens.
 """
 
+import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import lightning
 import numpy as np
 import torch
+from torch import Tensor
 
-from datamodules.batch import SequenceBatch
+from datamodules.batch import SequenceBatch, WindowBatch
 from datamodules.catalog import Catalog
 from datamodules.configs import SequenceConfig
 from datamodules.split import Examples, Split
+from datamodules.windows import Windows, cut_windows
 from sid.errors import UserError
 from sid.table import SIDTable
 from sid.tokens import PAD, TokenSpace
 
 
+class Log(NamedTuple):
+    """The events and the codes of the items, on the device where batches are made."""
+
+    item_M: Tensor
+    codes_NL: Tensor
+    tokens: TokenSpace
+
+    def items(self, start_B: np.ndarray, end_B: np.ndarray) -> Tensor:
+        """(B, T) items of the stretches [start, end); -1 behind."""
+        start_B1, end_B1 = self.put(start_B)[:, None], self.put(end_B)[:, None]
+        position_BT = start_B1 + torch.arange(int((end_B - start_B).max()), device=self.item_M.device)
+        item_BT = self.item_M[torch.minimum(position_BT, end_B1 - 1)].long()
+        return item_BT.masked_fill(position_BT >= end_B1, -1)
+
+    def sequence(self, item_BT: Tensor, users_B: np.ndarray) -> Tensor:
+        """(B, S) tokens: the user token, if there are any, then the codes of the items."""
+        tokens_BTL = self.tokens.encode(self.codes_NL[item_BT.clamp_min(0)])
+        tokens_BS = tokens_BTL.masked_fill((item_BT < 0)[..., None], PAD).flatten(1)
+        if not self.tokens.num_user_tokens:
+            return tokens_BS
+        return torch.cat([self.tokens.user(self.put(users_B))[:, None], tokens_BS], dim=1)
+
+    def put(self, numbers: np.ndarray) -> Tensor:
+        """As int64 on the device."""
+        return torch.from_numpy(numbers.astype(np.int64)).to(self.item_M.device, non_blocking=True)
+
+
 class Collate(NamedTuple):
     """Example numbers to a SequenceBatch, in a fixed number of array operations."""
 
+    log: Log
     examples: Examples
-    item_M: np.ndarray
     offsets_U1: np.ndarray
-    codes_NL: torch.Tensor
-    tokens: TokenSpace
     max_items: int
 
     def lengths(self) -> np.ndarray:
@@ -36,30 +64,43 @@ class Collate(NamedTuple):
 
     def __call__(self, rows_B: np.ndarray) -> SequenceBatch:
         user_B, end_B = self.examples.user_E[rows_B], self.examples.target_E[rows_B]
-        start_B = np.maximum(self.offsets_U1[user_B], end_B - self.max_items)
-        position_BT = start_B[:, None] + np.arange((end_B - start_B).max())
-        inside_BT = position_BT < end_B[:, None]
-        history_BT = np.where(inside_BT, self.item_M[np.minimum(position_BT, end_B[:, None] - 1)], -1)
-        history = torch.from_numpy(history_BT).long()
-        tokens_BTL = self.tokens.encode(self.codes_NL[history.clamp_min(0)])
-        tokens_BTL = tokens_BTL.masked_fill((history < 0)[..., None], PAD)
-        users, target = torch.from_numpy(user_B).long(), torch.from_numpy(self.item_M[end_B]).long()
-        tokens_BS = tokens_BTL.flatten(1)
-        if self.tokens.num_user_tokens:
-            tokens_BS = torch.cat([self.tokens.user(users)[:, None], tokens_BS], dim=1)
-        return SequenceBatch(tokens_BS, self.codes_NL[target], history, target, users)
+        history_BT = self.log.items(np.maximum(self.offsets_U1[user_B], end_B - self.max_items), end_B)
+        target_B = self.log.item_M[self.log.put(end_B)].long()
+        tokens_BS = self.log.sequence(history_BT, user_B)
+        return SequenceBatch(tokens_BS, self.log.codes_NL[target_B], history_BT, target_B, self.log.put(user_B))
 
 
-def bucketed_batches(length_E: np.ndarray, batch_size: int, generator: np.random.Generator) -> list[np.ndarray]:
+class WindowCollate(NamedTuple):
+    """Window numbers to a WindowBatch, in a fixed number of array operations."""
+
+    log: Log
+    windows: Windows
+
+    def lengths(self) -> np.ndarray:
+        """(W,) number of items of every window."""
+        return self.windows.end_W - self.windows.start_W
+
+    def __call__(self, rows_B: np.ndarray) -> WindowBatch:
+        user_B, start_B, first_B, end_B = (array_W[rows_B] for array_W in self.windows)
+        item_BT = self.log.items(start_B, end_B)
+        index_T = torch.arange(item_BT.shape[1], device=item_BT.device)
+        target_BT = (index_T >= self.log.put(first_B - start_B)[:, None]) & (item_BT >= 0)
+        return WindowBatch(self.log.sequence(item_BT, user_B), target_BT)
+
+
+def bucketed_batches(
+    length_E: np.ndarray, cost_E: np.ndarray, batch_size: int, generator: np.random.Generator
+) -> list[np.ndarray]:
     """One pass over E examples in batches of like length, in random order.
 
     Examples are shuffled, sorted by length (the shuffle decides among equals), cut, and the batches shuffled: padding
-    appears only where a batch straddles two lengths. Every example comes exactly once; there are ceil(E / batch_size)
-    batches.
+    appears only where a batch straddles two lengths. Every example comes exactly once; a batch holds examples of a
+    total cost of about `batch_size`. The cost depends on the length alone, so every pass has equally many batches.
     """
     shuffled_E = generator.permutation(len(length_E))
     sorted_E = shuffled_E[np.argsort(length_E[shuffled_E], kind="stable")]
-    batches = np.split(sorted_E, range(batch_size, len(sorted_E), batch_size))
+    before_E = np.cumsum(cost_E[sorted_E]) - cost_E[sorted_E]
+    batches = np.split(sorted_E, np.flatnonzero(np.diff(before_E // batch_size)) + 1)
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
@@ -77,43 +118,80 @@ def evaluation_batches(length_E: np.ndarray, batch_size: int, rank: int, world_s
 
 
 class BatchLoader:
-    """Batches of example numbers, collated as they are asked for. Collation is array work, so there are no workers."""
+    """Batches of row numbers, collated as they are asked for. Collation is array work, so there are no workers."""
 
-    def __init__(self, batches: list[np.ndarray], collate: Collate) -> None:
+    def __init__(self, batches: list[np.ndarray], collate: Collate | WindowCollate) -> None:
         self.batches, self.collate = batches, collate
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[SequenceBatch]:
+    def __iter__(self) -> Iterator[SequenceBatch | WindowBatch]:
         return (self.collate(rows_B) for rows_B in self.batches)
 
 
 class SequenceDataModule(lightning.LightningDataModule):
-    """Training prefixes, validation and test users of one catalogue as batches of semantic-ID tokens.
+    """Training samples, validation and test users of one catalogue as batches of semantic-ID tokens.
+
+    Args:
+        learns_from: prefixes (a sample is a history and its next item) or windows (a user, all items at once).
 
     The order of epoch e depends on the seed and e alone, so a resumed run sees the batches that an unbroken one sees.
     Use with `Trainer(reload_dataloaders_every_n_epochs=1)`.
     """
 
     def __init__(
-        self, config: SequenceConfig, catalog: Catalog, split: Split, table: SIDTable, tokens: TokenSpace, seed: int
+        self,
+        config: SequenceConfig,
+        catalog: Catalog,
+        split: Split,
+        table: SIDTable,
+        tokens: TokenSpace,
+        seed: int,
+        learns_from: str = "prefixes",
     ) -> None:
         super().__init__()
         self.config, self.split, self.seed = config, split, seed
-        self._collate = Collate(
-            split.train, catalog.item_M, catalog.offsets_U1, table.codes_NL, tokens, config.max_items
-        )
-        self._train_lengths = self._collate.lengths()
+        self._catalog, self._table, self._tokens = catalog, table, tokens
+        self._windows = None
+        if learns_from == "windows":
+            stride = config.stride or -(-config.max_items // 2)
+            self._windows = cut_windows(split.train, catalog.offsets_U1, config.max_items, stride)
+        self._logs: dict[torch.device, Log] = {}
+        self._train_lengths = self.train_collate().lengths()
+        self._train_costs = np.ones_like(self._train_lengths) if self._windows is None else self._train_lengths
+
+    def _log(self) -> Log:
+        """The log on the trainer's device where it takes at most a quarter of the free memory, else on the CPU."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if device not in self._logs:
+            size = self._catalog.item_M.nbytes + self._table.codes_NL.nbytes
+            fits = device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] / 4
+            place = device if fits else torch.device("cpu")
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*not writable.*")  # a view of the catalogue's file; nobody writes
+                item_M = torch.from_numpy(self._catalog.item_M)
+            self._logs[device] = Log(item_M.to(place), self._table.codes_NL.to(place), self._tokens)
+        return self._logs[device]
 
     def collate(self, examples: Examples) -> Collate:
         """The collate function of any examples of this catalogue."""
-        return self._collate._replace(examples=examples)
+        return Collate(self._log(), examples, self._catalog.offsets_U1, self.config.max_items)
+
+    def train_collate(self) -> Collate | WindowCollate:
+        """The collate function of the training samples."""
+        if self._windows is None:
+            return self.collate(self.split.train)
+        return WindowCollate(self._log(), self._windows)
+
+    def _pass(self, number: int) -> list[np.ndarray]:
+        generator = np.random.default_rng([self.seed, number])
+        return bucketed_batches(self._train_lengths, self._train_costs, self.config.batch_size, generator)
 
     @property
     def batches_per_pass(self) -> int:
-        """Batches of one pass over the training examples, over all ranks."""
-        return -(-len(self._train_lengths) // self.config.batch_size)
+        """Batches of one pass over the training samples, over all ranks."""
+        return len(self._pass(0))
 
     def epoch_batches(self, epoch: int, world_size: int = 1) -> list[np.ndarray]:
         """All ranks' training batches of an epoch; rank r takes every world_size-th from r. A whole number a rank."""
@@ -125,8 +203,7 @@ class SequenceDataModule(lightning.LightningDataModule):
         first, last = epoch * length, (epoch + 1) * length
         batches: list[np.ndarray] = []
         for number in range(first // per_pass, -(-last // per_pass)):
-            generator = np.random.default_rng([self.seed, number])
-            batches += bucketed_batches(self._train_lengths, self.config.batch_size, generator)[:per_pass]
+            batches += self._pass(number)[:per_pass]
         skipped = first // per_pass * per_pass
         return batches[first - skipped : last - skipped]
 
@@ -136,7 +213,7 @@ class SequenceDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> BatchLoader:
         rank, world_size = self._ranks()
         epoch = self.trainer.current_epoch if self.trainer else 0
-        return BatchLoader(self.epoch_batches(epoch, world_size)[rank::world_size], self._collate)
+        return BatchLoader(self.epoch_batches(epoch, world_size)[rank::world_size], self.train_collate())
 
     def _evaluation(self, examples: Examples) -> BatchLoader:
         collate = self.collate(examples)
