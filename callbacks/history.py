@@ -12,24 +12,37 @@ import lightning
 class History(lightning.Callback):
     """Writes `metrics.csv`: one row an epoch with everything that was logged in it.
 
-    The rows travel in the checkpoint, so the file of a resumed run is that of an unbroken one, but for the column
-    `seconds` (training time so far).
+    The rows travel in the checkpoint, so the file of a resumed run is that of an unbroken one, but for the columns
+    `seconds` (wall time so far) and `cpu_seconds` (of all threads of this process, without the validations).
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, float]] = []
         self.seconds, self._mark = 0.0, 0.0
+        self.cpu_seconds, self._cpu_mark = 0.0, 0.0
         self._before: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "seconds": self.seconds}
+        return {"rows": self.rows, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows, self.seconds = state_dict["rows"], state_dict["seconds"]
+        self.cpu_seconds = state_dict["cpu_seconds"]
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._mark = time.perf_counter()
+        self._mark, self._cpu_mark = time.perf_counter(), time.process_time()
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._count_cpu()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._cpu_mark = time.process_time()
+
+    def _count_cpu(self) -> None:
+        now = time.process_time()
+        self.cpu_seconds, self._cpu_mark = self.cpu_seconds + now - self._cpu_mark, now
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._before = dict(trainer.callback_metrics)
@@ -37,7 +50,9 @@ class History(lightning.Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         now = time.perf_counter()
         self.seconds, self._mark = self.seconds + now - self._mark, now
-        row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "seconds": round(self.seconds, 1)}
+        self._count_cpu()
+        row: dict[str, float] = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
+        row |= {"seconds": round(self.seconds, 1), "cpu_seconds": round(self.cpu_seconds, 1)}
         row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         # The trainer keeps values of earlier epochs; what was logged in this one is a new tensor.
         logged = trainer.callback_metrics.items()

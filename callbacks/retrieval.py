@@ -19,9 +19,10 @@ Observer = Callable[[Recommendations, Any], None]
 class Retrieval(lightning.Callback):
     """Decodes every validation and test batch and logs `<stage>/<metric>`.
 
-    The module offers `recommend(batch, tree, num_beams) -> Recommendations`. Constrained lists feed `metrics` (and
-    `observers`, during the test); an unconstrained beam search over `free_tree` feeds `free_metrics`: under the trie
-    the invalid-ID rate is zero by construction.
+    The module offers `recommend(batch, tree, num_beams, constrained) -> Recommendations`; `constrained` chooses how the
+    tree limits a model (see `sid.decode.beam_search`). Lists under the tree feed `metrics` (and `observers`, during the
+    test); a beam search over `free_tree` feeds `free_metrics`: under the trie the invalid-ID rate is zero by
+    construction.
     """
 
     def __init__(
@@ -33,8 +34,9 @@ class Retrieval(lightning.Callback):
         free_beams: int = 0,
         free_metrics: Sequence[Metric] = (),
         observers: Sequence[Observer] = (),
+        constrained: bool = False,
     ) -> None:
-        self.tree, self.num_beams, self.metrics = tree, num_beams, metrics
+        self.tree, self.num_beams, self.metrics, self.constrained = tree, num_beams, metrics, constrained
         self.free_tree, self.free_beams, self.free_metrics = free_tree, free_beams, free_metrics
         self.observers = observers
 
@@ -49,7 +51,7 @@ class Retrieval(lightning.Callback):
     @torch.no_grad()
     def _observe(self, trainer: Any, module: Any, batch: Any, observers: Sequence[Observer] = ()) -> None:
         with trainer.precision_plugin.forward_context():
-            lists = module.recommend(batch, self.tree, self.num_beams)
+            lists = module.recommend(batch, self.tree, self.num_beams, self.constrained)
             if self.free_tree is not None:
                 free = module.recommend(batch, self.free_tree, self.free_beams)
                 for metric in self.free_metrics:

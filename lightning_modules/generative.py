@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from datamodules.batch import SequenceBatch
+from datamodules.batch import SequenceBatch, WindowBatch
 from lightning_modules.configs import OptimizerConfig
 from lightning_modules.finite import require_finite
 from lightning_modules.schedules import cosine, inverse_sqrt
@@ -20,10 +20,18 @@ from sid.errors import UserError
 from sid.trie import PrefixTree
 
 
-class GenerativeModule(lightning.LightningModule):
-    """Token cross-entropy on the target's codes.
+def training_loss(model: Any, batch: SequenceBatch | WindowBatch) -> tuple[Tensor, int | Tensor]:
+    """The mean loss of a batch's targets, and their number."""
+    if isinstance(batch, WindowBatch):
+        return model.window_loss(batch.tokens_BS, batch.target_BT), batch.target_BT.sum()
+    return model.loss(batch.tokens_BS, batch.codes_BL), len(batch.codes_BL)
 
-    The model offers `loss(tokens_BS, codes_BL)`, `begin(tokens_BS)` and `next_logp` (see `sid.decode.Generator`).
+
+class GenerativeModule(lightning.LightningModule):
+    """Token cross-entropy on the targets' codes.
+
+    The model offers `loss(tokens_BS, codes_BL)`, `begin(tokens_BS)` and `next_logp` (see `sid.decode.Generator`), and
+    `window_loss(tokens_BS, target_BT)` if it learns from windows.
     Every epoch draws its dropout from the seed and its own number, so a resumed run equals an unbroken one.
     """
 
@@ -39,9 +47,9 @@ class GenerativeModule(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * 4099 + self.global_rank)
 
-    def training_step(self, batch: SequenceBatch) -> Tensor:
-        loss = self.model.loss(batch.tokens_BS, batch.codes_BL)
-        self.train_loss.update(loss.detach(), weight=len(batch.codes_BL))
+    def training_step(self, batch: SequenceBatch | WindowBatch) -> Tensor:
+        loss, targets = training_loss(self.model, batch)
+        self.train_loss.update(loss.detach(), weight=targets)
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 
@@ -59,9 +67,11 @@ class GenerativeModule(lightning.LightningModule):
         self.mean_loss.update(loss, weight=len(batch.codes_BL))
         self.log(name, self.mean_loss, on_step=False, on_epoch=True, prog_bar=True)
 
-    def recommend(self, batch: SequenceBatch, tree: PrefixTree, num_beams: int) -> Recommendations:
-        """The top `num_beams` items of every user of the batch."""
-        return beam_search(self.model, self.model.begin(batch.tokens_BS), tree, num_beams)
+    def recommend(
+        self, batch: SequenceBatch, tree: PrefixTree, num_beams: int, constrained: bool = False
+    ) -> Recommendations:
+        """The top `num_beams` items of every user of the batch (see `beam_search`)."""
+        return beam_search(self.model, self.model.begin(batch.tokens_BS), tree, num_beams, constrained)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None

@@ -29,7 +29,7 @@ def main(processes: int, output: Path) -> None:
     catalog = SyntheticConfig(num_users=61, num_items=40, num_categories=4).build()
     table = SIDTable.resolve(torch.randint(0, 6, (40, 2)), (6, 6))
     sizes = TigerConfig(width=16, num_layers=1, num_heads=2, head_width=8, ff_width=32, num_user_tokens=20)
-    model = sizes.build(table.codebook_sizes)
+    model = sizes.build(table.codebook_sizes, 20)
     # In double precision: the width of a padded batch moves single-precision scores by more than their gaps.
     module = GenerativeModule(model.double(), OptimizerConfig(), seed=0)
     split = SplitConfig().build(catalog)

@@ -37,10 +37,12 @@ class Recorder(lightning.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[PrefixTree, int, int]] = []
+        self.constrained: list[bool] = []
 
-    def recommend(self, batch: Batch, tree: PrefixTree, num_beams: int) -> Recommendations:
+    def recommend(self, batch: Batch, tree: PrefixTree, num_beams: int, constrained: bool = False) -> Recommendations:
         assert not torch.is_grad_enabled()
         self.calls.append((tree, num_beams, len(batch.target_B)))
+        self.constrained.append(constrained)
         items_K, codes_KL = torch.tensor([0, 1]), torch.tensor([[0, 0], [1, 1]])
         if isinstance(tree, FreeTree):
             items_K, codes_KL = torch.tensor([0, -1]), torch.tensor([[0, 0], [1, 0]])
@@ -114,6 +116,16 @@ def test_without_a_free_tree_every_batch_is_decoded_once() -> None:
     (logged,) = trainer(callback(free=False)).validate(module, loader(FIRST, SECOND), verbose=False)
     assert [beams for _, beams, _ in module.calls] == [5, 5]
     assert not any("invalid" in name for name in logged)
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_the_normalisation_under_the_trie_is_passed_on_and_the_free_search_has_none(constrained: bool) -> None:
+    module = Recorder()
+    run = trainer(callback(constrained=constrained))
+    run.validate(module, loader(FIRST), verbose=False)
+    run.test(module, loader(SECOND), verbose=False)
+    assert [isinstance(tree, Trie) for tree, _, _ in module.calls] == [True, False] * 2
+    assert module.constrained == [constrained, False] * 2
 
 
 def test_a_second_validation_starts_from_nothing() -> None:

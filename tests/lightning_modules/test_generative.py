@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.batch import SequenceBatch
+from datamodules.batch import SequenceBatch, WindowBatch
 from lightning_modules.configs import OptimizerConfig
 from lightning_modules.generative import GenerativeModule
-from models.configs import TigerConfig
+from models.configs import CausalConfig, TigerConfig
 from sid.decode import beam_search
 from sid.errors import UserError
 from sid.trie import Trie
@@ -27,7 +27,7 @@ def module_of(seed: int = 0, dropout: float = 0.0, **optimizer: Any) -> Generati
     sizes = TigerConfig(
         width=32, num_layers=1, num_heads=2, head_width=16, ff_width=64, dropout=dropout, num_user_tokens=50
     )
-    return GenerativeModule(sizes.build(SIZES), OptimizerConfig(**optimizer), seed=seed)
+    return GenerativeModule(sizes.build(SIZES, 20), OptimizerConfig(**optimizer), seed=seed)
 
 
 def fifty_examples(module: GenerativeModule) -> SequenceBatch:
@@ -41,7 +41,24 @@ def fifty_examples(module: GenerativeModule) -> SequenceBatch:
     return SequenceBatch(tokens_BS, CODES_NL[target_B], history_BT, target_B, user_B)
 
 
-def loader(*batches: SequenceBatch) -> DataLoader[SequenceBatch]:
+def causal_of(**optimizer: Any) -> GenerativeModule:
+    torch.manual_seed(0)
+    sizes = CausalConfig(
+        width=32, num_layers=1, depth_layers=1, num_heads=2, head_width=16, ff_width=64, dropout=0.0, num_user_tokens=50
+    )
+    return GenerativeModule(sizes.build(SIZES, 5), OptimizerConfig(**optimizer), seed=0)
+
+
+def windows_of(module: GenerativeModule, first: int) -> WindowBatch:
+    """Twenty windows of six random items, of which those from `first` on are targets."""
+    items_BT = torch.randint(0, len(CODES_NL), (20, 6), generator=torch.Generator().manual_seed(first))
+    tokens = module.model.tokens
+    tokens_BS = tokens.encode(CODES_NL[items_BT]).flatten(1)
+    tokens_BS = torch.cat([tokens.user(torch.arange(20))[:, None], tokens_BS], dim=1)
+    return WindowBatch(tokens_BS, (torch.arange(6) >= first).expand(20, 6))
+
+
+def loader(*batches: SequenceBatch | WindowBatch) -> DataLoader[Any]:
     return DataLoader(list(batches), batch_size=None)
 
 
@@ -68,12 +85,13 @@ def test_it_learns_fifty_examples_by_heart(tmp_path: Path) -> None:
     assert (found.items_BK[:, 0] == batch.target_B).double().mean() > 0.9
 
 
-def test_recommend_is_the_beam_search_of_its_model() -> None:
+@pytest.mark.parametrize("constrained", [False, True])
+def test_recommend_is_the_beam_search_of_its_model(constrained: bool) -> None:
     module = module_of().eval()
     batch = fifty_examples(module)
     with torch.no_grad():
-        ours = module.recommend(batch, TRIE, 5)
-        expected = beam_search(module.model, module.model.begin(batch.tokens_BS), TRIE, 5)
+        ours = module.recommend(batch, TRIE, 5, constrained)
+        expected = beam_search(module.model, module.model.begin(batch.tokens_BS), TRIE, 5, constrained)
     assert torch.equal(ours.items_BK, expected.items_BK) and torch.equal(ours.scores_BK, expected.scores_BK)
     assert ours.codes_BKL is not None and torch.equal(CODES_NL[ours.items_BK], ours.codes_BKL)
 
@@ -88,6 +106,42 @@ def test_the_logged_loss_is_the_mean_over_users_of_uneven_batches(stage: str, tm
     with torch.no_grad():
         expected = module.eval().model.loss(whole.tokens_BS, whole.codes_BL).item()
     assert logged == {f"{stage}/loss": pytest.approx(expected, rel=1e-5)}
+
+
+def test_a_training_step_on_windows_gives_the_loss_of_all_their_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = causal_of()
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)  # there is no trainer
+    windows = windows_of(module, first=2)
+    loss = module.training_step(windows)
+    assert torch.equal(loss, module.model.window_loss(*windows)) and loss.requires_grad
+    examples = fifty_examples(module)
+    assert torch.equal(module.training_step(examples), module.model.loss(examples.tokens_BS, examples.codes_BL))
+
+
+def test_the_logged_training_loss_is_the_mean_over_the_targets_of_uneven_windows(tmp_path: Path) -> None:
+    module = causal_of(learning_rate=0.0)
+    few, many = windows_of(module, first=5), windows_of(module, first=1)
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(module, loader(few, many))
+    with torch.no_grad():
+        loss_of_few, loss_of_many = (module.model.window_loss(*windows).item() for windows in (few, many))
+    expected = (loss_of_few * 20 * 1 + loss_of_many * 20 * 5) / (20 * 6)
+    assert float(run.callback_metrics["train/loss"]) == pytest.approx(expected, rel=1e-6)
+    assert expected != pytest.approx((loss_of_few + loss_of_many) / 2, rel=1e-6)
+
+
+def test_it_learns_windows_by_heart(tmp_path: Path) -> None:
+    module = causal_of(learning_rate=1e-2, weight_decay=0.0, warmup_steps=10)
+    windows = windows_of(module, first=1)
+    trainer(tmp_path, max_epochs=100).fit(module, loader(windows))
+    module.eval()
+    last_B = TRIE.find(module.model.tokens.decode(windows.tokens_BS[:, -3:]))
+    with torch.no_grad():
+        assert module.model.window_loss(*windows) < 0.1
+        users = fifty_examples(module)._replace(tokens_BS=windows.tokens_BS[:, :-3])
+        for constrained in (False, True):
+            found = module.recommend(users, TRIE, 2, constrained)
+            assert (found.items_BK[:, 0] == last_B).double().mean() > 0.9
 
 
 def test_weight_decay_is_for_matrices_alone(tmp_path: Path) -> None:
