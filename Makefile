@@ -7,7 +7,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup exp test check smoke bench lock clean
+.PHONY: help setup exp compare test check smoke bench lock clean
 
 PYTHON_BIN ?= python3
 PYTHON := .venv/bin/python
@@ -49,6 +49,9 @@ $(STAMP): pyproject.toml constraints.txt
 exp: $(STAMP)  ## run an experiment: NAME=tiger_beauty [STAGE=prepare] [ARGS="seed=2 ..."]; without NAME, list them
 	@$(PYTHON) -m experiments.run $(NAME) $(if $(STAGE),stage=$(STAGE)) $(ARGS)
 
+compare: $(STAMP)  ## runs side by side, on the terminal and in compare.html: RUNS="runs/a/<hash> ..." [ARGS="--png FILE"]
+	@$(PYTHON) -m experiments.compare $(RUNS) $(ARGS)
+
 test: $(STAMP)  ## run the tests: [ARGS="tests/sid -k trie"]
 	$(PYTHON) -m pytest $(ARGS)
 
@@ -58,11 +61,11 @@ check: $(STAMP)  ## linter, formatter, types, tests
 	$(PYTHON) -m mypy
 	$(PYTHON) -m pytest
 
-smoke: $(STAMP)  ## the whole pipeline on a small synthetic catalogue: Recall@10 at least 3 times popularity's
-	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
-	  $(PYTHON) -m experiments.run tiger_tiny output_dir="$$folder" $(ARGS) && \
+smoke: $(STAMP)  ## the whole pipeline of each model on a small synthetic catalogue: Recall@10 at least 3 times popularity's
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && for name in tiger_tiny causal_tiny; do \
+	  { $(PYTHON) -m experiments.run $$name output_dir="$$folder" $(ARGS) && \
 	  $(PYTHON) -c 'import json, sys; r = json.load(open(sys.argv[1])); \
-	    sys.exit(r["metrics"]["recall@10"] < 3 * r["popularity"]["recall@10"])' "$$folder"/runs/tiger_tiny/*/test.json
+	    sys.exit(r["metrics"]["recall@10"] < 3 * r["popularity"]["recall@10"])' "$$folder"/runs/$$name/*/test.json; } || exit 1; done
 
 bench: $(STAMP)  ## speed beside the peers: [ARGS="..."]
 	$(PYTHON) -m benchmarks.run $(ARGS)

@@ -1,4 +1,4 @@
-"""This project's side: Tiger on length-bucketed batches, and `beam_search` under the trie."""
+"""This project's side: retrievers on length-bucketed batches, and `beam_search` under the trie."""
 
 import time
 from collections.abc import Iterator
@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.problem import Problem
-from datamodules.batch import SequenceBatch
+from datamodules.batch import SequenceBatch, WindowBatch
 from lightning_modules.configs import OptimizerConfig
+from lightning_modules.generative import training_loss
 from lightning_modules.schedules import inverse_sqrt
+from models.causal import Causal
 from models.tiger import Tiger
 from sid.decode import Recommendations, beam_search
 
@@ -31,22 +33,35 @@ def step(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
 
 
-def train(model: Tiger, optimizer: torch.optim.Optimizer, batches: Iterator[SequenceBatch], bf16: bool) -> int:
-    """One step a batch, collation included; the number of samples."""
+def train(
+    model: Tiger | Causal,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[SequenceBatch] | Iterator[WindowBatch],
+    bf16: bool,
+) -> int:
+    """One step a batch, collation included; the number of targets."""
     model.train()
-    samples = 0
+    learnt = 0
     for batch in batches:
         with precision(bf16):
-            loss = model.loss(batch.tokens_BS, batch.codes_BL)
+            loss, targets = training_loss(model, batch)
         step(loss, optimizer)
-        samples += len(batch.user_B)
-    return samples
+        learnt += int(targets)
+    return learnt
 
 
 @torch.inference_mode()
-def recommend(model: Tiger, problem: Problem, tokens_BS: Tensor, num_beams: int, bf16: bool = False) -> Recommendations:
+def recommend(
+    model: Tiger | Causal,
+    problem: Problem,
+    tokens_BS: Tensor,
+    num_beams: int,
+    bf16: bool = False,
+    constrained: bool = False,
+) -> Recommendations:
     with precision(bf16):
-        return beam_search(model.eval(), model.eval().begin(tokens_BS), problem.table.trie, num_beams)
+        state = model.eval().begin(tokens_BS)
+        return beam_search(model, state, problem.table.trie, num_beams, constrained)
 
 
 def train_for(model: Tiger, problem: Problem, batch_size: int, seconds: float, bf16: bool) -> int:

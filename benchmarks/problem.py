@@ -23,6 +23,7 @@ from sid.tokens import TokenSpace
 
 LEVELS = (256, 256, 256)
 BATCH = 256
+WINDOW_ITEMS = 1500
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,18 @@ class Problem:
         split = SplitConfig().build(self.catalog)
         config = SequenceConfig(batch_size=BATCH)
         return SequenceDataModule(config, self.catalog, split, self.table, self.tokens, seed=0)
+
+    @cached_property
+    def windows(self) -> SequenceDataModule:
+        """The same training targets and users for the causal models: whole users, no user token."""
+        split, tokens = SplitConfig().build(self.catalog), TokenSpace(self.table.codebook_sizes)
+        config = SequenceConfig(batch_size=WINDOW_ITEMS)
+        return SequenceDataModule(config, self.catalog, split, self.table, tokens, seed=0, learns_from="windows")
+
+    def window_batches(self, count: int) -> list[np.ndarray]:
+        """Rows of `count` batches of windows, evenly spread over the lengths."""
+        batches = sorted(self.windows.epoch_batches(0), key=len)
+        return [batches[int((i + 0.5) / count * len(batches))] for i in range(count)]
 
     def bucketed(self, count: int) -> list[np.ndarray]:
         """Rows of `count` of an epoch's length-bucketed batches, evenly spread over the lengths: same mean cost."""
@@ -67,9 +80,9 @@ class Problem:
         collate = self.data.collate(self.data.split.test)
         return [collate(rows[part]) for part in evaluation_batches(collate.lengths()[rows], batch_size, 0, 1)]
 
-    def typical_batches(self, size: int, count: int = 4) -> list[SequenceBatch]:
+    def typical_batches(self, data: SequenceDataModule, size: int, count: int = 4) -> list[SequenceBatch]:
         """Batches as an evaluation of all test users makes them (like length), evenly spread over the lengths."""
-        collate = self.data.collate(self.data.split.test)
+        collate = data.collate(data.split.test)
         order_E = np.argsort(collate.lengths(), kind="stable")
         starts = [int((i + 0.5) / count * len(order_E)) - size // 2 for i in range(count)]
         return [collate(order_E[start : start + size]) for start in starts]

@@ -1,9 +1,11 @@
-"""`make bench`: training and beam search beside Hugging Face's T5 and cornac's TIGER, in one run on one CPU thread.
+"""`make bench`: TIGER and the causal retriever beside Hugging Face's T5 and cornac's TIGER, in one run on one thread.
 
     python -m benchmarks.run [--part train|decode|quality|all] [--rounds 5] [--minutes 2] [--no-cornac] [--save]
 
-Everybody gets the same catalogue, semantic IDs, split, model size and allocator settings; what differs is said in the
-docstrings of `huggingface` and `peer_cornac`. Default: about twelve CPU-minutes.
+Everybody gets the same catalogue, semantic IDs, split and allocator settings, every TIGER the paper's size; what
+differs is said in the docstrings of `huggingface` and `peer_cornac`. The causal models have their own sizes
+(`CausalConfig`): their rows compare ways to learn from the same targets and to rank for the same users, not equal
+arithmetic. Default: about fifteen CPU-minutes.
 """
 
 import argparse
@@ -23,6 +25,7 @@ TRAIN_BATCHES, OUR_BATCH, THEIR_BATCH, CHECKED_USERS, CORNAC_USERS, QUALITY_USER
 QUALITY_BATCH, QUALITY_BEAMS = 64, 20
 BEAMS = (20, 50)
 TIE = 2e-5
+PEERS = ("Hugging Face", "cornac")
 
 
 def main() -> None:
@@ -60,14 +63,28 @@ class Bench:
         self.problem = load_problem(options.sids)
         self.generator = np.random.default_rng(1)
         torch.manual_seed(0)
-        self.build = lambda: TigerConfig().build(self.problem.table.codebook_sizes)
+        self.build = lambda: TigerConfig().build(self.problem.table.codebook_sizes, 20)
         self.model = self.build()
         batches = map(self.problem.data.collate(self.problem.data.split.train), self.problem.bucketed(8))
         ours.train(self.model, ours.optimizer(self.model), batches, bf16=True)
+        self.causal = self.trained_causal()
         self.peer = to_hugging_face(self.model)
         self.peer.set_attn_implementation("eager")  # 1.2 times as fast as "sdpa" on a CPU at these sizes
         self.prefixes = huggingface.PrefixTable(self.problem.table, self.problem.tokens)
         self.report: dict[str, Any] = {"ids": self.problem.name, "codebooks": self.problem.table.codebook_sizes}
+
+    def trained_causal(self) -> dict[str, Any]:
+        """Both forms of the causal retriever at their default sizes, after a few steps."""
+        from models.configs import CausalConfig
+
+        models = {}
+        for form in ("item", "flat"):
+            data = self.problem.windows
+            model = CausalConfig(form=form).build(self.problem.table.codebook_sizes, data.config.max_items)
+            batches = map(data.train_collate(), self.problem.window_batches(8))
+            self.ours.train(model, self.ours.optimizer(model), batches, bf16=True)
+            models[f"causal {form}"] = model
+        return models
 
     def run(self) -> None:
         part = self.options.part
@@ -77,7 +94,7 @@ class Bench:
         self.console.print(self.report["checks"])
         cornac = None if self.options.no_cornac else Cornac(self.options.peer_python, self.problem)
         if part in ("train", "all"):
-            self.compare("training, samples", self.training(cornac))
+            self.compare("training, targets", self.training(cornac))
         if part in ("decode", "all"):
             for beams in BEAMS:
                 self.compare(f"{beams} beams, users", self.decoding(beams, cornac))
@@ -146,24 +163,37 @@ class Bench:
 
         contenders: dict[str, Callable[[], Work]] = {}
         for name, bf16 in (("fp32", False), ("bf16", True)):
-            contenders[f"ours {name}"] = partial(timed, partial(ours, bf16))
+            contenders[f"TIGER {name}"] = partial(timed, partial(ours, bf16))
             contenders[f"Hugging Face {name}"] = partial(timed, partial(theirs, bf16))
+        rows_W, windows = self.problem.window_batches(TRAIN_BATCHES), self.problem.windows
+        for form, model in self.causal.items():
+            for name, bf16 in (("fp32", False), ("bf16", True)):
+                job = partial(self.learn_windows, model, self.ours.optimizer(model), windows, rows_W, bf16)
+                contenders[f"{form} {name}"] = partial(timed, job)
         if cornac:
             contenders["cornac fp32"] = partial(cornac.work, "train", batch_size=256, batches=1)
         return contenders
+
+    def learn_windows(self, model: Any, optimizer: Any, windows: Any, rows_W: list[Any], bf16: bool) -> int:
+        return self.ours.train(model, optimizer, map(windows.train_collate(), rows_W), bf16)
 
     def decoding(self, beams: int, cornac: Cornac | None) -> dict[str, Callable[[], Work]]:
         """Ours on batches of like length, as its evaluation makes them; the others on random users, as theirs does, and
         Hugging Face once more on batches of like length ("sorted"): its beams each carry the padding."""
         ours, lent = (
-            [batch.tokens_BS for batch in self.problem.typical_batches(size)] for size in (OUR_BATCH, THEIR_BATCH)
+            [batch.tokens_BS for batch in self.problem.typical_batches(self.problem.data, size)]
+            for size in (OUR_BATCH, THEIR_BATCH)
         )
         collate, users = self.problem.data.collate(self.problem.data.split.test), self.problem.users(4 * THEIR_BATCH)
         theirs = [collate(rows).tokens_BS for rows in users.reshape(2, -1)]
         self.peer.eval()
 
-        def our_job(bf16: bool) -> int:
-            return sum(len(self.ours.recommend(self.model, self.problem, b, beams, bf16).items_BK) for b in ours)
+        bare = [batch.tokens_BS for batch in self.problem.typical_batches(self.problem.windows, OUR_BATCH)]
+
+        def our_job(model: Any, batches: list[Any], bf16: bool, constrained: bool = False) -> int:
+            return sum(
+                len(self.ours.recommend(model, self.problem, b, beams, bf16, constrained).items_BK) for b in batches
+            )
 
         def their_job(batches: list[Any], bf16: bool) -> int:
             with self.ours.precision(bf16):
@@ -171,7 +201,11 @@ class Bench:
 
         contenders: dict[str, Callable[[], Work]] = {}
         for name, bf16 in (("fp32", False), ("bf16", True)):
-            contenders[f"ours {name}"] = partial(timed, partial(our_job, bf16))
+            contenders[f"TIGER {name}"] = partial(timed, partial(our_job, self.model, ours, bf16))
+            for form, model in self.causal.items():
+                contenders[f"{form} {name}"] = partial(timed, partial(our_job, model, bare, bf16))
+                job = partial(our_job, model, bare, bf16, constrained=True)
+                contenders[f"{form} {name}, constrained"] = partial(timed, job)
             contenders[f"Hugging Face {name}"] = partial(timed, partial(their_job, theirs, bf16))
             contenders[f"Hugging Face {name}, sorted"] = partial(timed, partial(their_job, lent, bf16))
         if cornac:
@@ -205,19 +239,19 @@ class Bench:
         self.table(what, rates)
 
     def table(self, what: str, rates: dict[str, list[float]]) -> None:
-        """Medians and spread of the rates; ratios of ours to every other in the same round."""
+        """Medians and spread of the rates; ratios of ours to the peers in the same round."""
         from statistics import median
 
         from rich.table import Table
 
-        headings = ("contender", "median", "least", "greatest", "ours fp32 is", "ours bf16 is")
+        peers = [name for name in rates if name.endswith(("fp32", "fp32, sorted")) and name.startswith(PEERS)]
+        headings = ("contender", "median", "least", "greatest", *(f"x {peer}" for peer in peers))
         table = Table(*headings, title=f"{what} per CPU-second, {self.options.rounds} rounds")
         for name, values in rates.items():
             cells = [f"{number:.1f}" for number in (median(values), min(values), max(values))]
-            if name != "GEMM" and not name.startswith("ours"):
-                for mine in ("ours fp32", "ours bf16"):
-                    found = ratio(rates[mine], values)
-                    cells.append(f"{found.median:.1f}x ({found.low:.1f}-{found.high:.1f})")
+            for peer in peers if not name.startswith((*PEERS, "GEMM")) else ():
+                found = ratio(values, rates[peer])
+                cells.append(f"{found.median:.1f} ({found.low:.1f}-{found.high:.1f})")
             table.add_row(f"{name}, GFLOP" if name == "GEMM" else name, *cells)
         self.console.print(table)
         self.report[what] = rates

@@ -41,6 +41,8 @@ class TrainConfig:
     """32-true or bf16-mixed."""
     clip: float = 1.0
     """Largest gradient norm."""
+    ema: float = 0.0
+    """Decay a step of the running mean of the weights that is validated and kept; 0: the weights themselves."""
     accelerator: str = "auto"
     devices: str = "auto"
     num_nodes: int = 1
@@ -59,6 +61,7 @@ class TrainConfig:
         require(fits, "train.validate_every", self.validate_every, f"1 to train.max_epochs={self.max_epochs}")
         require(self.patience >= 0, "train.patience", self.patience, "at least 0")
         require(self.clip >= 0, "train.clip", self.clip, "at least 0")
+        require(0 <= self.ema < 1, "train.ema", self.ema, "at least 0 and below 1")
 
 
 @dataclass
@@ -67,6 +70,9 @@ class EvaluationConfig:
 
     num_beams: int = 50
     free_beams: int = 20
+    constrained: bool = False
+    """Normalise the model's probabilities anew over the codes that each prefix allows, instead of masking them
+    afterwards: faster, another ranking."""
     recall_at: list[int] = field(default_factory=lambda: [1, 5, 10, 20])
     ndcg_at: list[int] = field(default_factory=lambda: [5, 10, 20])
     entropy_at: list[int] = field(default_factory=lambda: [10, 20, 50])

@@ -1,4 +1,4 @@
-"""The drawings of the report, as inline SVG that takes its ink and paper from the page's style sheet.
+"""The drawings of the pages, as inline SVG that takes its ink and paper from the page's style sheet.
 
 Array names end in their shape: N items, L levels, C categories, A codes of a level.
 """
@@ -14,10 +14,13 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
+Paint = Callable[["Axes"], None]
 COLOURS = ("#4269d0", "#ff725c", "#3ca951", "#efb118", "#a463f2", "#6cc5b0", "#ff8ab7", "#9c6b4e")
 OTHER = "#9498a0"
 INK, FAINT = "#010203", "#040506"  # stand-ins, replaced by variables of the style sheet
+PRINTED = {INK: "#1d1f23", FAINT: "#a9adb5"}
 NORMAL, WIDE = (4.5, 2.7), (9.4, 3.0)
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -49,16 +52,13 @@ class Panel(NamedTuple):
     wide: bool = False
 
 
-def draw(name: str, title: str, size: tuple[float, float], paint: Callable[["Axes"], None]) -> str:
-    """One pair of axes as an <svg> element without addresses or clashing ids; `name` must be unique on the page."""
+def draw(name: str, title: str, size: tuple[float, float], *paints: Paint) -> str:
+    """Axes side by side as an <svg> element without addresses or clashing ids; `name` must be unique on the page."""
     import matplotlib
-    from matplotlib.figure import Figure
 
     buffer = io.StringIO()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=size, layout="constrained")
-        paint(figure.subplots())
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        painted(size, paints).savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", text)
@@ -68,6 +68,26 @@ def draw(name: str, title: str, size: tuple[float, float], paint: Callable[["Axe
     points = round(size[0] * 72)
     opening = f'<svg {view_box[0]} role="img" aria-label="{html.escape(title)}" style="width:{points}pt">'
     return re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1)
+
+
+def png(size: tuple[float, float], *paints: Paint) -> bytes:
+    """The same axes as a PNG image on white paper."""
+    import matplotlib
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({key: PRINTED.get(value, value) for key, value in STYLE.items()}):
+        painted(size, paints).savefig(buffer, format="png", dpi=160, facecolor="white")
+    return buffer.getvalue()
+
+
+def painted(size: tuple[float, float], paints: Sequence[Paint]) -> "Figure":
+    """A figure with one pair of axes a painter."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    for ax, paint in zip(figure.subplots(1, len(paints), squeeze=False)[0], paints, strict=True):
+        paint(ax)
+    return figure
 
 
 def codebooks(usage: Sequence[float], perplexity: Sequence[float], sizes: Sequence[int]) -> list[Panel]:

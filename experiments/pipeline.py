@@ -75,6 +75,7 @@ class Pipeline:
     def train(self) -> Stage:
         parts = ("seed", "split", "sequences", "model", "optimizer", "train", "evaluation")
         inputs = {part: hashed(getattr(self.config, part)) for part in parts}
+        inputs["kind"] = type(self.config.model).__name__
         inputs |= {"version": VERSIONS["train"], "tokenize": self.tokenize.hash}
         return Stage(
             "train", self.output / "runs" / self.config.name / fingerprint(inputs), inputs, True, collective=True
@@ -119,9 +120,17 @@ class Pipeline:
 
         config, sizes = self.config, self.table.codebook_sizes
         torch.manual_seed(config.seed)
-        module = GenerativeModule(config.model.build(sizes), config.optimizer, config.seed)
-        tokens = module.model.tokens
-        data = SequenceDataModule(config.sequences, self.catalog, self.split, self.table, tokens, config.seed)
+        model = config.model.build(sizes, config.sequences.max_items)
+        module = GenerativeModule(model, config.optimizer, config.seed)
+        data = SequenceDataModule(
+            config.sequences,
+            self.catalog,
+            self.split,
+            self.table,
+            module.model.tokens,
+            config.seed,
+            config.model.learns_from,
+        )
         return module, data
 
     def _prepare(self, folder: Path) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 Array names end in their shape: N items, L levels.
 """
 
-import csv
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -17,8 +15,8 @@ import numpy as np
 from datamodules.catalog import Catalog
 from datamodules.split import Split
 from experiments.example_users import example_users
+from experiments.page import count, duration, number, read_columns, read_json, read_text, render, share
 from experiments.stages import write_atomically
-from sid.errors import UserError
 
 if TYPE_CHECKING:
     from sid.table import SIDTable
@@ -40,7 +38,6 @@ def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable", t
     Raises:
         UserError: a file is missing, empty or unreadable.
     """
-    import jinja2
     from omegaconf import OmegaConf
 
     from experiments import curves, figures
@@ -79,50 +76,9 @@ def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable", t
         "examples": people,
         "config": config_text,
     }
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters |= {"number": number, "share": share, "count": count, "duration": duration}
-    text = templates.get_template("report.html.j2").render(page)
     path = run / "report.html"
-    write_atomically(path, text)
+    write_atomically(path, render("report.html.j2", page))
     return path
-
-
-def read_text(path: Path) -> str:
-    """Raises UserError naming the file where it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The report needs {path}, which cannot be read ({error}). Run the stage again.") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises UserError naming the file where it is missing or holds no JSON object."""
-    try:
-        content = json.loads(read_text(path))
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} is no valid JSON ({error}). Run the stage again.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object. Run the stage again.")
-    return content
-
-
-def read_columns(path: Path) -> dict[str, np.ndarray]:
-    """Column -> values, NaN for an empty cell. Raises UserError where there is no row or a cell is no number."""
-    rows = list(csv.DictReader(read_text(path).splitlines()))
-    if not rows:
-        raise UserError(f"{path} holds no row: nothing was logged. Train for at least one epoch.")
-    try:
-        return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0] if name}
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} has a cell that is no number ({error}). Train again.") from error
 
 
 def verdict(test: Mapping[str, Any]) -> str:
@@ -226,27 +182,3 @@ def item_categories(catalog: Catalog) -> tuple[list[str], list[str]]:
         path[path.index(category) + 1] if path and category in path[:-1] else category
         for path, category in zip(paths, category_N, strict=True)
     ]
-
-
-def number(value: float | None) -> str:
-    """Four digits after the point, or a dash."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.4f}"
-
-
-def share(value: float | None) -> str:
-    """A percentage with three significant digits or so, or a dash."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    return f"{value:.{2 if abs(value) < 0.0995 else 1}%}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, whichever gives a number that one can read."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def count(value: float | None) -> str:
-    """A whole number with commas, or a dash."""
-    return "–" if value is None else f"{value:,.0f}"

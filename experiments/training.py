@@ -3,13 +3,14 @@
 Legend: B users, N items, K ranks.
 """
 
+import resource
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging
 from torchmetrics import Metric
 
 from callbacks.history import History
@@ -58,6 +59,7 @@ def retrieval(config: EvaluationConfig, table: SIDTable, catalog: Catalog, *obse
         config.free_beams,
         [InvalidRate(config.invalid_at)],
         observers,
+        config.constrained,
     )
 
 
@@ -87,6 +89,8 @@ def train(
         best_checkpoint(checkpoints, MONITOR, config.train.validate_every),
         last_checkpoint(checkpoints, config.train.validate_every),
     ]
+    if config.train.ema:
+        callbacks.append(EMAWeightAveraging(decay=config.train.ema))
     resume = resume_from(checkpoints, "train")
     fitter = trainer(
         callbacks,
@@ -99,15 +103,25 @@ def train(
     )
     fit(fitter, module, datamodule=data, ckpt_path=resume)
     best = max(history.rows, key=lambda row: row.get(MONITOR, 0.0))
-    samples = int(history.rows[-1]["step"]) * config.sequences.batch_size * fitter.world_size
+    passes = int(history.rows[-1]["step"]) * fitter.world_size / data.batches_per_pass
+    samples = passes * len(data.split.train.user_E)
     return {
         "epochs": len(history.rows),
         "best_epoch": best["epoch"],
         MONITOR: best[MONITOR],
         "parameters": sum(p.numel() for p in module.parameters()),
         "seconds": history.seconds,
-        "samples_per_second": samples / max(history.seconds, 1e-9),
+        "cpu_seconds": history.cpu_seconds,
+        "targets_per_cpu_second": samples / fitter.world_size / max(history.cpu_seconds, 1e-9),
+        "peak_memory_gib": peak_memory(),
     }
+
+
+def peak_memory() -> float:
+    """The most memory that this process has held so far, in GiB: of the GPU where there is one, else of the machine."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def load_best(module: GenerativeModule, run: Path) -> GenerativeModule:

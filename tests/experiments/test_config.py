@@ -5,11 +5,16 @@ import pytest
 from datamodules.synthetic import SyntheticConfig
 from experiments.config import RunConfig, hashed, override, to_yaml
 from experiments.run import experiments
+from models.configs import CausalConfig
 from sid.errors import UserError
 
 
 def base() -> RunConfig:
     return RunConfig("tiny", data=SyntheticConfig())
+
+
+def causal() -> RunConfig:
+    return dataclasses.replace(base(), model=CausalConfig())
 
 
 def test_overrides_reach_every_depth_and_keep_their_types() -> None:
@@ -56,12 +61,49 @@ def test_overrides_reach_every_depth_and_keep_their_types() -> None:
         ("seed=-1", "seed=-1: expected 0 to 2147483647"),
         ("name=../up", "name='../up': expected"),
         ("split.kind=random", "split.kind=random: expected leave_one_out or time"),
+        ("sequences.stride=21", "sequences.stride=21: expected at most 20, max_items"),
+        ("train.ema=1", "train.ema=1.0: expected at least 0 and below 1"),
+        ("train.ema=-0.1", "train.ema=-0.1: expected at least 0 and below 1"),
+        ("evaluation.constrained=often", "evaluation.constrained=often: Value 'often' is not a valid bool"),
+        ("model.form=flat", "unknown key 'model.form'"),
     ],
 )
 def test_a_wrong_override_is_named(assignment: str, message: str) -> None:
     with pytest.raises(UserError) as error:
         override(base(), [assignment])
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("model.form=tree", "model.form=tree: expected item or flat"),
+        *(
+            (f"model.{name}={share}", f"model.{name}={share}: expected at least 0 and below 1")
+            for name in ("dropout", "item_dropout", "label_smoothing")
+            for share in (1.0, -0.1)
+        ),
+        *(
+            (f"model.{name}=0", f"model.{name}=0: expected at least 1")
+            for name in ("width", "num_layers", "depth_layers", "num_heads", "head_width", "ff_width")
+        ),
+        ("model.num_user_tokens=-1", "model.num_user_tokens=-1: expected at least 0"),
+        ("model.tied=often", "model.tied=often: Value 'often' is not a valid bool"),
+        ("model.frm=flat", "unknown key 'model.frm'; did you mean model.form"),
+    ],
+)
+def test_a_wrong_override_of_a_causal_model_is_named(assignment: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        override(causal(), [assignment])
+    assert message in str(error.value)
+
+
+def test_a_causal_model_takes_every_value_at_its_edge() -> None:
+    assignments = ["model.form=flat", "model.dropout=0", "model.item_dropout=0.99", "model.tied=true"]
+    config = override(causal(), [*assignments, "sequences.max_items=7", "sequences.stride=7", "train.ema=0.999"])
+    assert isinstance(config.model, CausalConfig)
+    assert (config.model.form, config.model.item_dropout, config.model.tied) == ("flat", 0.99, True)
+    assert (config.sequences.stride, config.train.ema) == (7, 0.999)
 
 
 AT_LEAST = {
@@ -73,7 +115,7 @@ AT_LEAST = {
     ],
     0: [
         *("model.num_user_tokens", "optimizer.warmup_steps", "optimizer.weight_decay", "train.patience", "train.clip"),
-        *("sequences.steps_per_epoch", "sequences.eval_users"),
+        *("sequences.steps_per_epoch", "sequences.eval_users", "sequences.stride", "train.ema"),
     ],
 }
 

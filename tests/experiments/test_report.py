@@ -18,7 +18,8 @@ from datamodules.synthetic import SyntheticConfig
 from experiments.curves import best_epoch
 from experiments.example_users import choose, example_users
 from experiments.figures import mosaic, prefixes
-from experiments.report import read_columns, results_table, verdict, write_report
+from experiments.page import read_columns
+from experiments.report import results_table, verdict, write_report
 from sid.errors import UserError
 from sid.table import SIDTable
 

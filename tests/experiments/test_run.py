@@ -39,14 +39,14 @@ def command(output: Path, *more: str) -> list[str]:
 
 
 def folder(output: Path) -> Path:
-    (found,) = (path for path in (output / "runs" / "tiger_tiny").iterdir() if path.is_dir())
+    (found,) = (path for path in output.glob("runs/*/*") if path.is_dir())
     return found
 
 
 def results(output: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
     test = json.loads((folder(output) / "test.json").read_text())
     rows = list(csv.DictReader((folder(output) / "metrics.csv").open()))
-    return test["metrics"], [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    return test["metrics"], [{k: v for k, v in row.items() if k not in ("seconds", "cpu_seconds")} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,8 @@ def test_a_run_leaves_everything_that_says_what_it_was(unbroken: Path) -> None:
     wanted |= {"invalid@10", "invalid@20", "entropy@10", "entropy@20", "coverage@10"}
     assert wanted <= set(metrics)
     assert {f"val/{name}" for name in wanted} <= set(rows[-1])
+    figures = json.loads((found / "train.manifest.json").read_text())["figures"]
+    assert all(figures[name] > 0 for name in ("cpu_seconds", "targets_per_cpu_second", "peak_memory_gib"))
     table = pq.read_table(found / "recommendations.parquet")
     assert table.column_names == ["user", "rank", "item", "raw_id", "score"]
     assert table.num_rows == 60 * 20
@@ -108,6 +110,36 @@ def test_a_run_killed_in_two_stages_goes_on_and_ends_with_the_numbers_of_an_unbr
         assert not list(tmp_path.glob(f"**/{stage}.manifest.json")), "the stage was over before the kill"
     run(command(tmp_path))
     assert results(tmp_path) == results(unbroken)
+
+
+@pytest.mark.parametrize("form", ["item", "flat"])
+def test_a_causal_run_with_averaged_weights_goes_on_to_the_numbers_of_an_unbroken_one(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning_modules.generative import GenerativeModule
+
+    class Stop(Exception): ...
+
+    def stop_in_the_third_epoch(module: GenerativeModule) -> None:
+        if module.current_epoch == 2:
+            raise Stop
+        begin_epoch(module)
+
+    begin_epoch = GenerativeModule.on_train_epoch_start
+    sizes = [*SMALL, "sequences.max_items=4", "tokenizer.epochs=5", "train.max_epochs=3", "train.ema=0.9"]
+    options = [f"model.form={form}", "model.item_dropout=0.2", "evaluation.constrained=true", f"output_dir={tmp_path}"]
+    arguments = ["causal_tiny", *sizes, *options]
+    run(arguments)
+    unbroken = results(tmp_path)
+    assert len(unbroken[1]) == 3
+    monkeypatch.setattr(GenerativeModule, "on_train_epoch_start", stop_in_the_third_epoch)
+    with pytest.raises(Stop):
+        run([*arguments, "force=train"])
+    monkeypatch.undo()
+    assert not list(tmp_path.glob("runs/*/*/test.json"))
+    run(arguments)
+    assert len(json.loads((folder(tmp_path) / "environment.json").read_text())["resumed"]) == 1
+    assert results(tmp_path) == unbroken
 
 
 def test_a_stage_can_be_the_last_and_rebuilding_starts_where_it_is_told(

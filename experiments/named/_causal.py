@@ -1,0 +1,20 @@
+"""What the experiments with the decoder-only retriever have in common."""
+
+from datamodules.catalog import CatalogConfig
+from datamodules.configs import SequenceConfig
+from experiments.config import RunConfig, TrainConfig
+from lightning_modules.configs import OptimizerConfig
+from models.configs import CausalConfig
+
+
+def causal(name: str, data: CatalogConfig, published: dict[str, dict[str, float]]) -> RunConfig:
+    """The recipe that was chosen on Beauty's validation users (experiments/LOG.md)."""
+    return RunConfig(
+        name,
+        data=data,
+        sequences=SequenceConfig(batch_size=1500),
+        model=CausalConfig(),
+        optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=0.1, warmup_steps=100, schedule="cosine"),
+        train=TrainConfig(max_epochs=24, validate_every=3, patience=10),
+        published=published,
+    )

@@ -1,0 +1,13 @@
+"""Decoder-only retriever on Amazon Beauty (2014, 5-core), leave-one-out, full ranking.
+
+make exp NAME=causal_beauty
+"""
+
+from datamodules.amazon import AmazonConfig
+from experiments.config import RunConfig
+from experiments.named._causal import causal
+from experiments.named.tiger_beauty import PUBLISHED
+
+
+def config() -> RunConfig:
+    return causal("causal_beauty", AmazonConfig("Beauty"), PUBLISHED)

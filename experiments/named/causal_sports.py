@@ -1,0 +1,13 @@
+"""Decoder-only retriever on Amazon Sports and Outdoors (2014, 5-core), leave-one-out, full ranking.
+
+make exp NAME=causal_sports
+"""
+
+from datamodules.amazon import AmazonConfig
+from experiments.config import RunConfig
+from experiments.named._causal import causal
+from experiments.named.tiger_sports import PUBLISHED
+
+
+def config() -> RunConfig:
+    return causal("causal_sports", AmazonConfig("Sports_and_Outdoors"), PUBLISHED)

@@ -1,0 +1,13 @@
+"""Decoder-only retriever on Amazon Toys and Games (2014, 5-core), leave-one-out, full ranking.
+
+make exp NAME=causal_toys
+"""
+
+from datamodules.amazon import AmazonConfig
+from experiments.config import RunConfig
+from experiments.named._causal import causal
+from experiments.named.tiger_toys import PUBLISHED
+
+
+def config() -> RunConfig:
+    return causal("causal_toys", AmazonConfig("Toys_and_Games"), PUBLISHED)

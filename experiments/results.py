@@ -1,0 +1,169 @@
+"""A run folder as figures: what was asked for, what it cost, what it reached."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.page import read_columns, read_json, read_text
+from sid.errors import UserError
+
+NO_RESULT = ("name", "logger", "output_dir", "published", "data.data_dir", "data.interactions", "data.items",
+             "embed.path", "model.form")  # fmt: skip
+"""Options that change no result, or are told by the model and by the hashes of the stages."""
+TESTED = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder; where something has not been measured, it is missing from `figures`."""
+
+    folder: Path
+    name: str
+    model: str
+    options: dict[str, Any]
+    """Dotted key -> value; beside the configuration `model`, and the hashes of the stages `prepare` and `tokenize`."""
+    environment: dict[str, Any]
+    columns: dict[str, np.ndarray]
+    """metrics.csv; empty before the end of the first epoch."""
+    figures: dict[str, float]
+    notes: list[str]
+    finished: bool
+    wall: bool
+    """Times are wall times, validations included: the run is older than the column `cpu_seconds`."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}/{self.folder.name}"
+
+    @property
+    def minutes(self) -> np.ndarray:
+        """Training time at the end of every epoch."""
+        return training_minutes(self.columns)
+
+    @property
+    def config(self) -> str:
+        """The same for two runs that differ in nothing but the seed."""
+        return json.dumps(
+            {key: value for key, value in self.options.items() if value and key != "seed"}, sort_keys=True
+        )
+
+
+def read_run(folder: Path) -> Run:
+    """Raises UserError where the folder is no run, or a file of it is damaged."""
+    if not (folder / "config.yaml").is_file():
+        runs = ", ".join(str(path.parent) for path in sorted(folder.glob("*/config.yaml")))
+        hint = f"; did you mean {runs}?" if runs else "; give folders like runs/tiger_beauty/197e01a39f81"
+        raise UserError(f"{folder} is no run: it holds no config.yaml{hint}")
+    config = read_config(folder / "config.yaml")
+    environment = read_json(folder / "environment.json")
+    manifest, test = (
+        read_json(path) if (path := folder / name).exists() else {} for name in ("train.manifest.json", "test.json")
+    )
+    columns = read_columns(folder / "metrics.csv") if (folder / "metrics.csv").exists() else {}
+    epochs, wall = len(columns.get("epoch", ())), bool(columns) and "cpu_seconds" not in columns
+    remarks = {
+        f"unfinished: {epochs} of {config.get('train.max_epochs', '?')} epochs": not manifest,
+        "not tested": bool(manifest) and not test,
+        "wall minutes, with validations": wall,
+    }
+    model = model_name(config, manifest)
+    stages = {name: environment.get("stages", {}).get(name, "unknown") for name in ("prepare", "tokenize")}
+    options = {key: value for key, value in config.items() if not is_under(key, NO_RESULT)}
+    return Run(
+        folder,
+        str(config.get("name", folder.parent.name)),
+        model,
+        {**options, "model": model, **stages},
+        environment,
+        columns,
+        measured(columns, manifest.get("figures", {}), test),
+        [words for words, holds in remarks.items() if holds],
+        bool(manifest),
+        wall,
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Dotted key -> value. Raises UserError where the file is no configuration."""
+    import yaml  # type: ignore[import-untyped]
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        content = OmegaConf.to_container(OmegaConf.create(read_text(path)))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} is no configuration ({str(error).splitlines()[0]}). Run the stage again.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is no configuration: it holds no keys. Run the stage again.")
+    return flat(content)
+
+
+def flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def is_under(key: str, parents: Sequence[str]) -> bool:
+    return any(f"{key}.".startswith(f"{parent}.") for parent in parents)
+
+
+def model_name(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    """The form of the model where it has one, else its kind, which an unfinished run does not tell."""
+    if "model.form" in config:
+        return str(config["model.form"])
+    kind = manifest.get("inputs", {}).get("kind", "TigerConfig")  # manifests without a kind know no other model
+    return kind.removesuffix("Config").lower() if manifest else "–"
+
+
+def measured(columns: Mapping[str, np.ndarray], train: Mapping[str, Any], test: Mapping[str, Any]) -> dict[str, float]:
+    """Cost, validation at the epoch whose weights are kept, test."""
+    minutes = training_minutes(columns)
+    found: dict[str, Any] = {"minutes": float(np.nanmax(minutes))} if np.isfinite(minutes).any() else {}
+    found |= {key: train.get(key) for key in ("parameters", "targets_per_cpu_second", "peak_memory_gib")}
+    ndcg = columns.get("val/ndcg@10", np.empty(0))
+    if np.isfinite(ndcg).any():
+        best = np.nanargmax(ndcg)
+        found |= {key: float(columns[key][best]) for key in ("val/recall@10", "val/ndcg@10") if key in columns}
+    found |= {f"test/{key}": test.get("metrics", {}).get(key) for key in TESTED}
+    found["users_per_second"] = test.get("users_per_second")
+    return {key: value for key, value in found.items() if value is not None and np.isfinite(value)}
+
+
+def training_minutes(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """CPU minutes at the end of every epoch, wall minutes where the file has no others."""
+    return columns.get("cpu_seconds", columns.get("seconds", np.empty(0))) / 60
+
+
+def by_config(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs in their order, those that differ only in the seed together."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.config, []).append(run)
+    return list(groups.values())
+
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """Keys in which the runs differ. An option that a run does not have (yet) counts as switched off: 0, false, ''."""
+    keys = dict.fromkeys(key for run in runs for key in run.options)
+    return [key for key in keys if len({json.dumps(run.options.get(key) or None) for run in runs}) > 1]
+
+
+def settings(run: Run, keys: Sequence[str], known: Sequence[str]) -> list[str]:
+    """`key=value` of the run, every key as short as it can be without meaning another of the `known` ones."""
+    return [
+        f"{shortest(key, known)}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
+        for key in keys
+        if key != "model" and (value := run.options.get(key)) is not None
+    ]
+
+
+def shortest(key: str, known: Sequence[str]) -> str:
+    parts = key.split(".")
+    tails = (".".join(parts[-length:]) for length in range(1, len(parts)))
+    return next((tail for tail in tails if sum(f".{other}".endswith(f".{tail}") for other in known) == 1), key)
