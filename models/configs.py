@@ -62,16 +62,16 @@ class CausalConfig(ModelConfig):
     """A decoder-only retriever: see `models.causal`. Chosen on Beauty's validation users (experiments/LOG.md)."""
 
     learns_from: ClassVar[str] = "windows"
-    form: str = "item"
-    """item: a trunk over items and a depth decoder over the codes of the next one; flat: one stack over all codes."""
-    width: int = 128
-    num_layers: int = 4
+    form: str = "flat"
+    """flat: one stack over all codes; item: a trunk over items and a depth decoder over the codes of the next one."""
+    width: int = 192
+    num_layers: int = 2
     depth_layers: int = 2
     """Layers of the depth decoder; the flat form has none."""
-    num_heads: int = 4
+    num_heads: int = 6
     head_width: int = 32
-    ff_width: int = 512
-    dropout: float = 0.2
+    ff_width: int = 768
+    dropout: float = 0.15
     item_dropout: float = 0.0
     """Share of history items that training hides from the later ones."""
     label_smoothing: float = 0.0

@@ -12,9 +12,9 @@ def causal(name: str, data: CatalogConfig, published: dict[str, dict[str, float]
     return RunConfig(
         name,
         data=data,
-        sequences=SequenceConfig(batch_size=1500),
+        sequences=SequenceConfig(batch_size=1000, eval_users=5000),
         model=CausalConfig(),
-        optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=0.1, warmup_steps=100, schedule="cosine"),
-        train=TrainConfig(max_epochs=24, validate_every=3, patience=10),
+        optimizer=OptimizerConfig(learning_rate=2e-3, weight_decay=0.1, warmup_steps=100, schedule="cosine"),
+        train=TrainConfig(max_epochs=24, validate_every=4, precision="bf16-mixed"),
         published=published,
     )
