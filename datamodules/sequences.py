@@ -153,6 +153,8 @@ class SequenceDataModule(lightning.LightningDataModule):
         super().__init__()
         self.config, self.split, self.seed = config, split, seed
         self._catalog, self._table, self._tokens = catalog, table, tokens
+        if learns_from not in ("prefixes", "windows"):
+            raise ValueError(f"learns_from={learns_from!r}: expected prefixes or windows")
         self._windows = None
         if learns_from == "windows":
             stride = config.stride or -(-config.max_items // 2)

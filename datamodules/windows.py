@@ -29,9 +29,9 @@ class Windows(NamedTuple):
 def cut_windows(examples: Examples, offsets_U1: np.ndarray, max_items: int, stride: int) -> Windows:
     """Windows of at most `max_items` + 1 items that have every example's target exactly once.
 
-    The first window of a user starts at the oldest item; where more follow, each moves on by `stride` items, so its
-    targets see at least max_items + 1 - stride items, and all there are where the user has no more than `max_items`.
-    The targets of one user must lie side by side, in rising order.
+    The first window of a user starts at the oldest item; where more follow, each moves on by `stride` items (the last
+    by what is left), so its targets see at least max_items + 1 - stride items, and all there are where the user has no
+    more than `max_items`. The targets of one user must lie side by side, in rising order.
     """
     user_V, begins_V, count_V = np.unique(examples.user_E, return_index=True, return_counts=True)
     first_V, end_V = examples.target_E[begins_V], examples.target_E[begins_V] + count_V

@@ -33,7 +33,7 @@ class Run:
     notes: list[str]
     finished: bool
     wall: bool
-    """Times are wall times, validations included: the run is older than the column `cpu_seconds`."""
+    """Times are wall times, validations included: the run had a GPU, or is older than the column `cpu_seconds`."""
 
     @property
     def title(self) -> str:
@@ -64,7 +64,10 @@ def read_run(folder: Path) -> Run:
         read_json(path) if (path := folder / name).exists() else {} for name in ("train.manifest.json", "test.json")
     )
     columns = read_columns(folder / "metrics.csv") if (folder / "metrics.csv").exists() else {}
-    epochs, wall = len(columns.get("epoch", ())), bool(columns) and "cpu_seconds" not in columns
+    epochs, figures = len(columns.get("epoch", ())), manifest.get("figures", {})
+    wall = bool(columns) and ("cpu_seconds" not in columns or figures.get("device", "cpu") != "cpu")
+    if wall:
+        columns = {name: values for name, values in columns.items() if name != "cpu_seconds"}
     remarks = {
         f"unfinished: {epochs} of {config.get('train.max_epochs', '?')} epochs": not manifest,
         "not tested": bool(manifest) and not test,
@@ -80,7 +83,7 @@ def read_run(folder: Path) -> Run:
         {**options, "model": model, **stages},
         environment,
         columns,
-        measured(columns, manifest.get("figures", {}), test),
+        measured(columns, figures, test),
         [words for words, holds in remarks.items() if holds],
         bool(manifest),
         wall,

@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import resource
 import warnings
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,7 +12,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 
@@ -19,6 +20,8 @@ from experiments.config import RunConfig
 from sid.errors import UserError
 
 LAST, BEST = "last.ckpt", "best.ckpt"
+CLEAR_REFS = Path("/proc/self/clear_refs")
+"""Linux: writing 5 starts the count of the process's largest memory anew."""
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -58,6 +61,29 @@ def best_checkpoint(folder: Path, monitor: str, every: int) -> ModelCheckpoint:
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
+
+
+class WeightAverage(EMAWeightAveraging):
+    """Lightning's running mean of the weights, kept where the module trains; Lightning itself leaves it on the CPU."""
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Starts the count of `peak_memory` anew; outside Linux that of the machine's memory goes on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif CLEAR_REFS.exists():
+        CLEAR_REFS.write_text("5")
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory that this process has held since `reset_peak_memory`, in GiB: of the GPU, else of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def resume_from(folder: Path, stage: str) -> str | None:

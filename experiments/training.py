@@ -3,14 +3,13 @@
 Legend: B users, N items, K ranks.
 """
 
-import resource
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torchmetrics import Metric
 
 from callbacks.history import History
@@ -23,10 +22,13 @@ from datamodules.split import Split
 from experiments.config import EvaluationConfig, RunConfig
 from experiments.trainers import (
     BEST,
+    WeightAverage,
     best_checkpoint,
     finished_epochs,
     fit,
     last_checkpoint,
+    peak_memory,
+    reset_peak_memory,
     resume_from,
     trainer,
     wandb_logger,
@@ -90,7 +92,7 @@ def train(
         last_checkpoint(checkpoints, config.train.validate_every),
     ]
     if config.train.ema:
-        callbacks.append(EMAWeightAveraging(decay=config.train.ema))
+        callbacks.append(WeightAverage(decay=config.train.ema))
     resume = resume_from(checkpoints, "train")
     fitter = trainer(
         callbacks,
@@ -101,8 +103,10 @@ def train(
         reload_dataloaders_every_n_epochs=1,
         **_hardware(config),
     )
+    device = fitter.strategy.root_device
+    reset_peak_memory(device)
     fit(fitter, module, datamodule=data, ckpt_path=resume)
-    best = max(history.rows, key=lambda row: row.get(MONITOR, 0.0))
+    best = max(history.rows, key=lambda row: row.get(MONITOR, -1.0))
     passes = int(history.rows[-1]["step"]) * fitter.world_size / data.batches_per_pass
     samples = passes * len(data.split.train.user_E)
     return {
@@ -113,15 +117,9 @@ def train(
         "seconds": history.seconds,
         "cpu_seconds": history.cpu_seconds,
         "targets_per_cpu_second": samples / fitter.world_size / max(history.cpu_seconds, 1e-9),
-        "peak_memory_gib": peak_memory(),
+        "peak_memory_gib": peak_memory(device),
+        "device": device.type,
     }
-
-
-def peak_memory() -> float:
-    """The most memory that this process has held so far, in GiB: of the GPU where there is one, else of the machine."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def load_best(module: GenerativeModule, run: Path) -> GenerativeModule:

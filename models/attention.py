@@ -155,7 +155,7 @@ class Attention(nn.Module):
         past: "KeysValues | None",
         parents_BK: Tensor | None,
         bias_HP: Tensor | None,
-        history: "History | None" = None,
+        history: "Shared | None" = None,
     ) -> tuple[Tensor, "KeysValues"]:
         """Self-attention of one new token a beam over its own past and, with it in one softmax, over a history that all
         beams of a user share; returns the output and the past with the new token."""
@@ -188,12 +188,17 @@ def _mix(weights_PBKH: Tensor, values: "tuple[Tensor, ...]") -> Tensor:
     return sum(parts[1:], start=parts[0])
 
 
-class History(NamedTuple):
+class Shared(NamedTuple):
     """Keys and values (B, H, S, E) of what all beams of a user have read; the mask is -inf where padding is."""
 
     key: Tensor
     value: Tensor
     mask_B11S: Tensor | None
+
+
+def laid_out(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """The same keys and values (B, H, S, E), in memory as the products of every later step want them."""
+    return key.transpose(2, 3).contiguous().transpose(2, 3), value.contiguous()
 
 
 class KeysValues(NamedTuple):

@@ -27,7 +27,7 @@ class Written(NamedTuple):
     first_B1D: Tensor
     """The state that predicts the first code."""
     length_B: Tensor
-    """Tokens of every history, BOS or user token included."""
+    """Positions that every history takes, BOS or user token included."""
     stack: CausalState
 
 
@@ -37,6 +37,7 @@ class Causal(nn.Module):
     Args:
         tokens: the vocabulary.
         width: D.
+        max_items: the longest history.
         num_positions: learnt positions.
         tied: the output weights are the embeddings.
         item_dropout: share of history items that training hides.
@@ -44,10 +45,18 @@ class Causal(nn.Module):
     """
 
     def __init__(
-        self, tokens: TokenSpace, width: int, num_positions: int, tied: bool, item_dropout: float, smoothing: float
+        self,
+        tokens: TokenSpace,
+        width: int,
+        max_items: int,
+        num_positions: int,
+        tied: bool,
+        item_dropout: float,
+        smoothing: float,
     ) -> None:
         super().__init__()
-        self.tokens, self.item_dropout, self.smoothing = tokens, item_dropout, smoothing
+        self.tokens, self.max_items = tokens, max_items
+        self.item_dropout, self.smoothing = item_dropout, smoothing
         self.embedding = nn.Parameter(torch.empty(tokens.size, width).normal_(std=INIT_STD))
         self.position = nn.Parameter(torch.empty(num_positions, width).normal_(std=INIT_STD))
         codes = tokens.offsets[-1]
@@ -64,7 +73,11 @@ class Causal(nn.Module):
             start_B1, tokens_BS = tokens_BS[:, :1], tokens_BS[:, 1:]
         else:
             start_B1 = tokens_BS.new_full((len(tokens_BS), 1), BOS)
-        return start_B1, tokens_BS.unflatten(1, (-1, self.tokens.num_levels))
+        items_BTL = tokens_BS.unflatten(1, (-1, self.tokens.num_levels))
+        if items_BTL.shape[1] > self.max_items + 1:
+            found = f"{items_BTL.shape[1]} items a row"
+            raise ValueError(f"{found}: the model reads {self.max_items} and a target; keep the last ones")
+        return start_B1, items_BTL
 
     def kept(self, items_BTL: Tensor) -> Tensor | None:
         """(B, T), which items training lets the later ones see; None for all."""
@@ -130,7 +143,7 @@ class FlatCausal(Causal):
         self, shape: Shape, tokens: TokenSpace, max_items: int, tied: bool, item_dropout: float, smoothing: float
     ) -> None:
         positions = 1 + (max_items + 1) * tokens.num_levels
-        super().__init__(tokens, shape.width, positions, tied, item_dropout, smoothing)
+        super().__init__(tokens, shape.width, max_items, positions, tied, item_dropout, smoothing)
         self.stack = CausalStack(shape)
 
     def _embed(self, tokens_BS: Tensor) -> Tensor:
@@ -191,7 +204,7 @@ class ItemCausal(Causal):
         item_dropout: float,
         smoothing: float,
     ) -> None:
-        super().__init__(tokens, trunk.width, 1 + max_items, tied, item_dropout, smoothing)
+        super().__init__(tokens, trunk.width, max_items, 1 + max_items, tied, item_dropout, smoothing)
         self.level = nn.Parameter(torch.empty(tokens.num_levels, trunk.width).normal_(std=INIT_STD))
         self.item = nn.Linear(trunk.width, trunk.width, bias=False)
         self.trunk, self.depth = CausalStack(trunk), CausalStack(depth)

@@ -72,8 +72,11 @@ class CausalConfig(ModelConfig):
     head_width: int = 32
     ff_width: int = 768
     dropout: float = 0.15
+    depth_dropout: float = 0.0
+    """In the depth decoder, which has to learn the whole catalogue by heart."""
     item_dropout: float = 0.0
-    """Share of history items that training hides from the later ones."""
+    """Share of history items that training hides from the later ones. In the flat form they leave the attention; in the
+    item form an empty place stays."""
     label_smoothing: float = 0.0
     tied: bool = False
     """Output weights are the code embeddings."""
@@ -82,7 +85,7 @@ class CausalConfig(ModelConfig):
     def check(self) -> None:
         require(self.form in ("item", "flat"), "model.form", self.form, "item or flat")
         _check_sizes(self, "width", "num_layers", "depth_layers", "num_heads", "head_width", "ff_width")
-        _check_shares(self, "dropout", "item_dropout", "label_smoothing")
+        _check_shares(self, "dropout", "depth_dropout", "item_dropout", "label_smoothing")
         require(self.num_user_tokens >= 0, "model.num_user_tokens", self.num_user_tokens, "at least 0")
 
     def build(self, codebook_sizes: tuple[int, ...], max_items: int) -> "Causal":
@@ -96,7 +99,8 @@ class CausalConfig(ModelConfig):
         options = (tokens, max_items, self.tied, self.item_dropout, self.label_smoothing)
         if self.form == "flat":
             return FlatCausal(shape, *options)
-        return ItemCausal(shape, replace(shape, num_layers=self.depth_layers), *options)
+        depth = replace(shape, num_layers=self.depth_layers, dropout=self.depth_dropout)
+        return ItemCausal(shape, depth, *options)
 
 
 def _check_sizes(config: ModelConfig, *names: str) -> None:

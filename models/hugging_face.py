@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from models.tiger import Tiger
+from sid.errors import UserError
 from sid.tokens import BOS, PAD
 
 if TYPE_CHECKING:
@@ -12,7 +13,12 @@ _BLOCK_PARTS = {"attention": "SelfAttention", "cross": "EncDecAttention"}
 
 
 def to_hugging_face(model: Tiger) -> "T5ForConditionalGeneration":
-    """Copies the weights. Give it `decoder_input_ids` that start with BOS, and `attention_mask = tokens != PAD`."""
+    """Copies the weights. Give it `decoder_input_ids` that start with BOS, and `attention_mask = tokens != PAD`.
+
+    Raises UserError for another model: Hugging Face has none like it.
+    """
+    if not isinstance(model, Tiger):
+        raise UserError(f"{type(model).__name__} has no counterpart in Hugging Face; only a TIGER exports")
     from transformers import T5Config, T5ForConditionalGeneration
 
     shape = model.encoder.bias.shape

@@ -1,7 +1,7 @@
 """T5-style transformer stacks, shared by the generative retrievers.
 
-As in T5 (Raffel et al. 2020, v1.0): pre-norm RMSNorm, relative position buckets shared by the layers of a stack. Equal
-to Hugging Face's T5 (tested).
+`Encoder` and `Decoder` are T5's (Raffel et al. 2020, v1.0): pre-norm RMSNorm, relative position buckets shared by the
+layers of a stack; equal to Hugging Face's (tested). `CausalStack` has the same layers without position buckets.
 Legend: B users, S source tokens, T target tokens, K beams, P past positions, H heads, E head width, D model width.
 """
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from models.attention import Attention, FeedForward, History, KeysValues, RelativeBias, Shape, dropout
+from models.attention import Attention, FeedForward, KeysValues, RelativeBias, Shape, Shared, dropout, laid_out
 
 
 def _norm(shape: Shape) -> nn.RMSNorm:
@@ -58,7 +58,7 @@ class CausalState(NamedTuple):
     """What decoding keeps, layer by layer: a history that the beams of a user share, if there is one, and the own
     tokens of every beam."""
 
-    history: list[History | None]
+    history: list[Shared | None]
     past: list[KeysValues | None]
 
 
@@ -94,10 +94,7 @@ class CausalStack(nn.Module):
     def begin(self, x_BSD: Tensor, mask_B11S: Tensor | None) -> tuple[Tensor, CausalState]:
         """Reads a history that is kept once a user; padding stands behind, so only later tokens need the mask."""
         x_BSD, memory = self.read(x_BSD)
-        history: list[History | None] = [
-            History(key.transpose(2, 3).contiguous().transpose(2, 3), value.contiguous(), mask_B11S)
-            for key, value in memory
-        ]
+        history: list[Shared | None] = [Shared(*laid_out(*keys_values), mask_B11S) for keys_values in memory]
         return x_BSD, CausalState(history, [None] * len(history))
 
     def empty(self) -> CausalState:
@@ -167,8 +164,7 @@ class Decoder(nn.Module):
         layers: Any = self.layers
         source = []
         for layer in layers:
-            key, value = layer.cross.keys_values(source_BSD)
-            source.append((key.transpose(2, 3).contiguous().transpose(2, 3), value.contiguous()))
+            source.append(laid_out(*layer.cross.keys_values(source_BSD)))
         return DecoderState(source, mask_B11S, [None] * len(source))
 
     def step(self, x_BKD: Tensor, parents_BK: Tensor | None, state: DecoderState) -> tuple[Tensor, DecoderState]:

@@ -10,4 +10,4 @@ from experiments.named.tiger_beauty import PUBLISHED
 
 
 def config() -> RunConfig:
-    return causal("causal_beauty", AmazonConfig("Beauty"), PUBLISHED)
+    return causal("causal_beauty", AmazonConfig("Beauty"), PUBLISHED, max_epochs=24)

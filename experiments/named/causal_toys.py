@@ -10,4 +10,4 @@ from experiments.named.tiger_toys import PUBLISHED
 
 
 def config() -> RunConfig:
-    return causal("causal_toys", AmazonConfig("Toys_and_Games"), PUBLISHED)
+    return causal("causal_toys", AmazonConfig("Toys_and_Games"), PUBLISHED, max_epochs=24)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.attention import Attention, History, KeysValues, Shape, attend
+from models.attention import Attention, KeysValues, Shape, Shared, attend
 from models.causal import Causal
 from models.configs import CausalConfig
 from sid.decode import beam_search
@@ -352,7 +352,7 @@ def test_attention_to_history_and_own_tokens_equals_one_attention_to_both(
     if lengths is not None:
         behind_BS = torch.arange(S) >= torch.tensor(lengths)[:, None]
         mask_B11S = torch.zeros(B, S, dtype=torch.double).masked_fill(behind_BS, -torch.inf)[:, None, None]
-    history = History(key_BHSE, value_BHSE, mask_B11S)
+    history = Shared(key_BHSE, value_BHSE, mask_B11S)
 
     past: KeysValues | None = None
     own: list[list[list[Tensor]]] = [[[]] for _ in range(B)]  # user, beam: the inputs it has seen
