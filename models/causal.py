@@ -119,8 +119,8 @@ class Causal(nn.Module):
         """Reads every history (B, S) once, for `sid.decode.beam_search`."""
         raise NotImplementedError
 
-    def step(self, codes_BKD: Tensor, level: int, parents_BK: Tensor, state: Written) -> tuple[Tensor, CausalState]:
-        """The states (B, K, D) that predict `level`, from the embedded codes of the level before."""
+    def step(self, tokens_BK: Tensor, level: int, parents_BK: Tensor, state: Written) -> tuple[Tensor, CausalState]:
+        """The states (B, K, D) that predict `level`, from the tokens of the level before."""
         raise NotImplementedError
 
     def next_logp(
@@ -130,8 +130,7 @@ class Causal(nn.Module):
         if codes_BK is None or parents_BK is None:
             states_BKD = state.first_B1D
         else:
-            codes_BKD = F.embedding(codes_BK + self.tokens.offsets[level - 1], self.embedding)
-            states_BKD, stack = self.step(codes_BKD, level, parents_BK, state)
+            states_BKD, stack = self.step(codes_BK + self.tokens.offsets[level - 1], level, parents_BK, state)
             state = state._replace(stack=stack)
         return self.logits(states_BKD, level).log_softmax(-1, dtype=torch.float32), state
 
@@ -186,13 +185,17 @@ class FlatCausal(Causal):
         rows_B = torch.arange(len(tokens_BS), device=tokens_BS.device)
         return Written(states_BSD[rows_B, length_B - 1][:, None], length_B, stack)
 
-    def step(self, codes_BKD: Tensor, level: int, parents_BK: Tensor, state: Written) -> tuple[Tensor, CausalState]:
+    def step(self, tokens_BK: Tensor, level: int, parents_BK: Tensor, state: Written) -> tuple[Tensor, CausalState]:
         position_B1D = self.position[state.length_B + level - 1][:, None]
-        return self.stack.step(codes_BKD + position_B1D, parents_BK, state.stack)
+        return self.stack.step(F.embedding(tokens_BK, self.embedding) + position_B1D, parents_BK, state.stack)
 
 
 class ItemCausal(Causal):
-    """A trunk over items and a depth decoder over the codes of the next one; beams never touch the history."""
+    """A trunk over items and a depth decoder over the codes of the next one; beams never touch the history.
+
+    The depth decoder has code embeddings of its own (`written`): what continues a prefix and what a user wants pull the
+    same embedding in different directions (experiments/LOG.md).
+    """
 
     def __init__(
         self,
@@ -205,6 +208,7 @@ class ItemCausal(Causal):
         smoothing: float,
     ) -> None:
         super().__init__(tokens, trunk.width, max_items, 1 + max_items, tied, item_dropout, smoothing)
+        self.written = nn.Parameter(torch.empty(tokens.offsets[-1], trunk.width).normal_(std=INIT_STD))
         self.level = nn.Parameter(torch.empty(tokens.num_levels, trunk.width).normal_(std=INIT_STD))
         self.item = nn.Linear(trunk.width, trunk.width, bias=False)
         self.trunk, self.depth = CausalStack(trunk), CausalStack(depth)
@@ -220,7 +224,7 @@ class ItemCausal(Causal):
 
     def target_states(self, start_B1: Tensor, items_BTL: Tensor, target_BT: Tensor) -> Tensor:
         states_XD = self._user_states(start_B1, items_BTL[:, :-1])[target_BT]
-        codes_XLD = F.embedding(items_BTL[target_BT][:, :-1], self.embedding)
+        codes_XLD = F.embedding(items_BTL[target_BT][:, :-1], self.written)
         return self.depth(torch.cat([states_XD[:, None], codes_XLD], dim=1) + self.level)
 
     def begin(self, tokens_BS: Tensor) -> Written:
@@ -232,5 +236,5 @@ class ItemCausal(Causal):
         first_B1D, stack = self.depth.step(user_B1D + self.level[0], None, self.depth.empty())
         return Written(first_B1D, length_B, stack)
 
-    def step(self, codes_BKD: Tensor, level: int, parents_BK: Tensor, state: Written) -> tuple[Tensor, CausalState]:
-        return self.depth.step(codes_BKD + self.level[level], parents_BK, state.stack)
+    def step(self, tokens_BK: Tensor, level: int, parents_BK: Tensor, state: Written) -> tuple[Tensor, CausalState]:
+        return self.depth.step(F.embedding(tokens_BK, self.written) + self.level[level], parents_BK, state.stack)

@@ -30,7 +30,7 @@ def tiny(form: str, **changes: Any) -> Causal:
     sizes: dict[str, Any] = {"width": 16, "num_layers": 2, "num_heads": 2, "head_width": 8, "ff_width": 32}
     model = CausalConfig(form, **(sizes | changes)).build(SIZES, MAX_ITEMS).double().eval()
     with torch.no_grad():
-        for name in ("embedding", "position", "level"):
+        for name in ("embedding", "position", "level", "written"):
             if hasattr(model, name):
                 getattr(model, name).normal_()
         for name, weight in model.named_parameters():
@@ -370,3 +370,10 @@ def test_attention_to_history_and_own_tokens_equals_one_attention_to_both(
                 query, key, value = attention.split(attention.fused(seen_1SD))
                 expected = attention.merge(attend(query[:, :, -1:], key, value, None))
                 torch.testing.assert_close(ours_BKD[user, beam], expected[0, 0])
+
+
+@both_forms
+def test_a_history_that_is_too_long_is_named(form: str) -> None:
+    model = tiny(form)
+    with pytest.raises(ValueError, match="8 items a row: the model reads 6 and a target"):
+        model.begin(sequences(model, [8]))

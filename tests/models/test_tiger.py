@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.attention import attend, dropout
-from models.configs import TigerConfig
+from models.configs import CausalConfig, TigerConfig
 from models.hugging_face import to_hugging_face
 from models.tiger import Tiger
 from sid.decode import beam_search
+from sid.errors import UserError
 from sid.tokens import PAD
 from sid.trie import Trie
 
@@ -99,3 +100,8 @@ def test_attention_equals_torch() -> None:
     q, k, v, bias = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 5, 8), torch.randn(2, 3, 5, 8), torch.randn(1, 3, 4, 5)
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
     torch.testing.assert_close(attend(q, k, v, bias), expected)
+
+
+def test_another_model_does_not_export() -> None:
+    with pytest.raises(UserError, match="FlatCausal has no counterpart in Hugging Face"):
+        to_hugging_face(CausalConfig().build(SIZES, 20))  # type: ignore[arg-type]
