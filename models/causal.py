@@ -67,16 +67,21 @@ class Causal(nn.Module):
         weight = self.embedding if self.output is None else self.output
         return F.linear(states, weight[self.tokens.level(level)])
 
-    def split(self, tokens_BS: Tensor) -> tuple[Tensor, Tensor]:
-        """The token that opens every sequence (B, 1), user or BOS, and the items' tokens (B, T, L)."""
+    def split(self, tokens_BS: Tensor, targets: int) -> tuple[Tensor, Tensor]:
+        """The token that opens every sequence (B, 1), user or BOS, and the items' tokens (B, T, L).
+
+        Raises ValueError for more than `max_items` items and `targets` (0 or 1) behind them.
+        """
         if self.tokens.num_user_tokens:
             start_B1, tokens_BS = tokens_BS[:, :1], tokens_BS[:, 1:]
         else:
             start_B1 = tokens_BS.new_full((len(tokens_BS), 1), BOS)
         items_BTL = tokens_BS.unflatten(1, (-1, self.tokens.num_levels))
-        if items_BTL.shape[1] > self.max_items + 1:
-            found = f"{items_BTL.shape[1]} items a row"
-            raise ValueError(f"{found}: the model reads {self.max_items} and a target; keep the last ones")
+        items = items_BTL.shape[1] - targets
+        if items > self.max_items:
+            raise ValueError(
+                f"a history of {items} items, and the model was built for {self.max_items}; cut the oldest"
+            )
         return start_B1, items_BTL
 
     def kept(self, items_BTL: Tensor) -> Tensor | None:
@@ -96,7 +101,7 @@ class Causal(nn.Module):
             tokens_BS: user token (if any) and the window's items, oldest first; PAD behind.
             target_BT: whether an item is to be predicted from those before it.
         """
-        start_B1, items_BTL = self.split(tokens_BS)
+        start_B1, items_BTL = self.split(tokens_BS, targets=1)
         states_XLD = self.target_states(start_B1, items_BTL, target_BT)
         codes_XL = self.tokens.decode(items_BTL[target_BT])
         smoothing = self.smoothing if self.training else 0.0
@@ -176,7 +181,7 @@ class FlatCausal(Causal):
         return mask_SS.masked_fill(~seen_BSS, -torch.inf)[:, None]
 
     def begin(self, tokens_BS: Tensor) -> Written:
-        start_B1, items_BTL = self.split(tokens_BS)
+        start_B1, items_BTL = self.split(tokens_BS, targets=0)
         tokens_BS = torch.cat([start_B1, items_BTL.flatten(1)], dim=1)
         padding_BS = tokens_BS == PAD
         length_B = (~padding_BS).sum(1)
@@ -228,7 +233,7 @@ class ItemCausal(Causal):
         return self.depth(torch.cat([states_XD[:, None], codes_XLD], dim=1) + self.level)
 
     def begin(self, tokens_BS: Tensor) -> Written:
-        start_B1, items_BTL = self.split(tokens_BS)
+        start_B1, items_BTL = self.split(tokens_BS, targets=0)
         length_B = 1 + (items_BTL[..., 0] != PAD).sum(1)
         states_BSD = self._user_states(start_B1, items_BTL)
         rows_B = torch.arange(len(tokens_BS), device=tokens_BS.device)

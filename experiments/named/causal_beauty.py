@@ -1,6 +1,9 @@
 """Decoder-only retriever on Amazon Beauty (2014, 5-core), leave-one-out, full ranking.
 
-make exp NAME=causal_beauty
+    make exp NAME=causal_beauty
+
+Published (TIGER, Table 1): Recall@10 .0648, NDCG@10 .0384. Ours, flat form: .0552 / .0291, mean of three seeds, 20
+CPU-minutes of training each (experiments/LOG.md).
 """
 
 from datamodules.amazon import AmazonConfig

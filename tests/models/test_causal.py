@@ -70,7 +70,7 @@ def last_of(length: int) -> Tensor:
 
 def states(model: Causal, tokens_BS: Tensor) -> Tensor:
     """(B, P, D) the states before every code of every item."""
-    start_B1, items_BTL = model.split(tokens_BS)
+    start_B1, items_BTL = model.split(tokens_BS, targets=1)
     target_BT = torch.ones(items_BTL.shape[:2], dtype=torch.bool)
     return model.target_states(start_B1, items_BTL, target_BT).view(len(tokens_BS), -1, model.embedding.shape[1])
 
@@ -101,7 +101,7 @@ def test_a_changed_code_changes_all_later_states_and_no_earlier_one(form: str, n
 def test_the_user_token_or_bos_opens_a_sequence_and_reaches_every_state(form: str) -> None:
     model = tiny(form, num_user_tokens=7)
     tokens_BS = sequences(model, [4])
-    start_B1, items_BTL = model.split(tokens_BS)
+    start_B1, items_BTL = model.split(tokens_BS, targets=1)
     assert start_B1.tolist() == [[int(model.tokens.user(torch.tensor(0)))]]
     assert torch.equal(items_BTL.flatten(1), tokens_BS[:, 1:])
     other_BS = tokens_BS.clone()
@@ -110,7 +110,7 @@ def test_the_user_token_or_bos_opens_a_sequence_and_reaches_every_state(form: st
 
     model = tiny(form)
     tokens_BS = sequences(model, [4, 2])
-    assert model.split(tokens_BS)[0].tolist() == [[BOS], [BOS]]
+    assert model.split(tokens_BS, targets=1)[0].tolist() == [[BOS], [BOS]]
     before_PD = states(model, tokens_BS)[0]
     model.embedding[BOS] += 1
     assert all(differ(before_PD, states(model, tokens_BS)[0]))
@@ -188,7 +188,7 @@ def test_only_training_smooths_the_labels(form: str) -> None:
     model = tiny(form, label_smoothing=0.3, dropout=0.0)
     tokens_BS = sequences(model, [4])
     target_BT = torch.tensor([[False, True, False, True]])
-    start_B1, items_BTL = model.split(tokens_BS)
+    start_B1, items_BTL = model.split(tokens_BS, targets=1)
     states_XLD = model.target_states(start_B1, items_BTL, target_BT)
     plain, smooth = [], []
     for states_LD, codes_L in zip(states_XLD, model.tokens.decode(items_BTL[target_BT]), strict=True):
@@ -269,7 +269,7 @@ def slow_scores(model: Causal, tokens_S: Tensor, codes_NL: Tensor, constrained: 
     """The slow twin of decoding: every item written behind the user's own history and scored code by code. Constrained,
     a softmax runs over the codes alone that some item has after the same prefix."""
     whole_NS = followed(model, bare(tokens_S), codes_NL)
-    start_N1, items_NTL = model.split(whole_NS)
+    start_N1, items_NTL = model.split(whole_NS, targets=1)
     target_NT = last_of(items_NTL.shape[1]).expand(len(codes_NL), -1)
     states_NLD = model.target_states(start_N1, items_NTL, target_NT)
     items = [tuple(codes) for codes in codes_NL.tolist()]
@@ -375,5 +375,7 @@ def test_attention_to_history_and_own_tokens_equals_one_attention_to_both(
 @both_forms
 def test_a_history_that_is_too_long_is_named(form: str) -> None:
     model = tiny(form)
-    with pytest.raises(ValueError, match="8 items a row: the model reads 6 and a target"):
-        model.begin(sequences(model, [8]))
+    for call in (model.begin, lambda tokens_1S: model.loss(tokens_1S, torch.zeros(1, 3, dtype=torch.long))):
+        call(sequences(model, [MAX_ITEMS]))
+        with pytest.raises(ValueError, match="a history of 7 items, and the model was built for 6"):
+            call(sequences(model, [MAX_ITEMS + 1]))
