@@ -1,11 +1,7 @@
 """Amazon reviews 2014 (McAuley et al., 2015), the 5-core files: Beauty, Sports and Outdoors, Toys and Games.
 
 Preparation is that of S3-Rec (Zhou et al., 2020), used by TIGER and its successors: ratings above 0, each user's
-reviews by time (file order breaks ties), 5-core, ids by first appearance. It gives
-
-    Beauty              22,363 users  12,101 items  198,502 interactions
-    Sports_and_Outdoors 35,598 users  18,357 items  296,337 interactions
-    Toys_and_Games      19,412 users  11,924 items  167,597 interactions
+reviews by time (file order breaks ties), 5-core, ids by first appearance. It gives the counts in OFFICIAL.
 """
 
 import ast
@@ -24,7 +20,11 @@ from datamodules.catalog import ITEM_SCHEMA, Catalog, CatalogConfig, build_catal
 from datamodules.download import fetch
 from sid.errors import UserError
 
-NAMES = ("Beauty", "Sports_and_Outdoors", "Toys_and_Games")
+OFFICIAL = {
+    "Beauty": {"users": 22_363, "items": 12_101, "interactions": 198_502},
+    "Sports_and_Outdoors": {"users": 35_598, "items": 18_357, "interactions": 296_337},
+    "Toys_and_Games": {"users": 19_412, "items": 11_924, "interactions": 167_597},
+}
 ADDRESS = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
 BLOCK_BYTES = 1 << 24
 REVIEW_SCHEMA = pa.schema(
@@ -52,14 +52,19 @@ class AmazonConfig(CatalogConfig):
     data_dir: str = field(default="", metadata={"hashed": False})
     min_count: int = 5
 
+    @property
+    def official(self) -> dict[str, float]:
+        """The counts with min_count=5."""
+        return dict(OFFICIAL[self.name])
+
     def raw_files(self) -> list[Path]:
         """Reviews and metadata, downloaded from the official address if absent.
 
         Raises:
             UserError: unknown name, or a file is absent and cannot be downloaded.
         """
-        if self.name not in NAMES:
-            raise UserError(f"There is no Amazon data set {self.name!r}; choose one of {', '.join(NAMES)}.")
+        if self.name not in OFFICIAL:
+            raise UserError(f"There is no Amazon data set {self.name!r}; choose one of {', '.join(OFFICIAL)}.")
         folder = data_folder(self.data_dir) / "amazon_2014"
         files = [folder / f"reviews_{self.name}_5.json.gz", folder / f"meta_{self.name}.json.gz"]
         try:

@@ -12,6 +12,7 @@ from sid.errors import UserError
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 30.0
+AGENT = {"User-Agent": "sidlight"}  # Zenodo refuses Python's own
 
 
 def fetch(url: str, target: Path, label: str) -> Path:
@@ -62,7 +63,7 @@ def _stream(url: str, part: Path, label: str) -> int | None:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    request = urllib.request.Request(url, headers=AGENT | ({"Range": f"bytes={have}-"} if have else {}))
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:

@@ -10,19 +10,26 @@ COLUMNS = ("recall@1", "recall@5", "ndcg@5", "recall@10", "ndcg@10", "recall@20"
 
 
 def show(stage: str, figures: dict[str, Any], folder: Path) -> None:
-    """Prints a stage's figures; for `evaluate` the test table."""
+    """Prints a stage's figures, beside the official ones where there are any; for `evaluate` the test table."""
     console = Console()
     if stage == "evaluate":
         console.print(test_table(figures))
-        console.print(
-            f"{figures['users']:,} test users, {figures['users_per_second']:.0f} a second; {folder}/report.html"
-        )
+        where = folder / ("report.html" if (folder / "report.html").exists() else "test.json")
+        console.print(f"{figures['users']:,} test users, {figures['users_per_second']:.0f} a second; {where}")
         return
-    table = Table(title=stage, show_header=False, title_justify="left")
-    for name, value in figures.items():
-        if name != "items_per_prefix":
-            table.add_row(name, _words(value))
-    console.print(table)
+    console.print(figures_table(stage, figures))
+
+
+def figures_table(stage: str, figures: dict[str, Any]) -> Table:
+    """One row a figure; `official`, where it is there and not empty, becomes a column."""
+    official = figures.get("official", {})
+    columns = ("", "here", "official") if official else ("", "")
+    table = Table(*columns, title=stage, show_header=bool(official), title_justify="left")
+    for name in dict.fromkeys([*figures, *official]):
+        if name not in ("items_per_prefix", "official"):
+            cells = [_words(source.get(name, "")) for source in (figures, official)]
+            table.add_row(name, *cells[: len(columns) - 1])
+    return table
 
 
 def test_table(result: dict[str, Any]) -> Table:

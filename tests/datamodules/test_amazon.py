@@ -123,6 +123,7 @@ def test_the_published_figures(name: str, users: int, items: int, interactions: 
     catalog = AmazonConfig(name).build()
     figures = catalog.figures()
     assert (figures["users"], figures["items"], figures["interactions"]) == (users, items, interactions)
+    assert AmazonConfig(name).official == {"users": users, "items": items, "interactions": interactions}
     assert (round(figures["mean_length"], 2), figures["median_length"]) == (mean, median)
     train, validation, test = SplitConfig().build(catalog)
     assert len(validation.user_E) == len(test.user_E) == users
