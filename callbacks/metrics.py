@@ -81,13 +81,13 @@ class EntropyDiversity(Metric):
 
 
 class Coverage(Metric):
-    """Share of the catalogue that is in at least one user's top K."""
+    """Share of the items that may be recommended (`candidates`; by default all) that are in some user's top K."""
 
     seen_N: Tensor
 
-    def __init__(self, num_items: int, k: int) -> None:
+    def __init__(self, num_items: int, k: int, candidates: int | None = None) -> None:
         super().__init__()
-        self.k = k
+        self.k, self.candidates = k, candidates or num_items
         self.add_state("seen_N", torch.zeros(num_items, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, recommendations: Recommendations, batch: Targets) -> None:
@@ -96,7 +96,7 @@ class Coverage(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """`coverage@K` in [0, 1]."""
-        return {f"coverage@{self.k}": (self.seen_N > 0).double().mean()}
+        return {f"coverage@{self.k}": (self.seen_N > 0).sum().double() / self.candidates}
 
 
 class PrefixHits(Metric):

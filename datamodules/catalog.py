@@ -29,9 +29,10 @@ ITEM_SCHEMA = pa.schema(
         ("categories", pa.list_(pa.string())),
         ("category", pa.string()),
         ("text", pa.string()),
+        ("candidate", pa.bool_()),
     ]
 )
-USER_SCHEMA = pa.schema([("user", pa.string())])
+USER_SCHEMA = pa.schema([("user", pa.string()), ("part", pa.string()), ("targets", pa.int32())])
 SEQUENCE_SCHEMA = pa.schema([("items", pa.list_(pa.int32())), ("times", pa.list_(pa.int64()))])
 
 
@@ -41,9 +42,11 @@ class Catalog:
 
     Attributes:
         items: N rows. item (raw id), title, brand, price, categories (one path, root first, may be empty), category
-            (the one that entropy and purity count; "UNKNOWN" if there is none), text (free text given by the user).
+            (the one that entropy and purity count; "UNKNOWN" if there is none), text (free text given by the user),
+            candidate (false: occurs in histories, but is never to be recommended; true or null: may be).
             title, brand, price and text may be null.
-        users: U rows. user (raw id).
+        users: U rows. user (raw id); where the data comes divided, part (train or test) and targets (how many of the
+            last events are to be predicted, each from the events before all of them), else null.
         offsets_U1: (U + 1,) int64; the events of user u are [offsets_U1[u], offsets_U1[u + 1]), at least one.
         item_M: (M,) int32, a user's oldest event first.
         time_M: (M,) int64, unix seconds; any rising integer where the data has only an order.
@@ -66,6 +69,12 @@ class Catalog:
     @property
     def num_events(self) -> int:
         return len(self.item_M)
+
+    @property
+    def candidates(self) -> np.ndarray | None:
+        """(X,) int64 items that may be recommended, in rising order; None: all of them."""
+        candidate_N = np.asarray(self.items["candidate"].fill_null(True))
+        return None if candidate_N.all() else np.flatnonzero(candidate_N)
 
     def figures(self) -> dict[str, float]:
         """The numbers that papers print about a data set."""
@@ -100,33 +109,38 @@ class Catalog:
 
     @classmethod
     def load(cls, folder: Path) -> "Catalog":
-        """Read what `save` wrote. item_M and time_M are read-only views of the mapped file: nothing is copied.
+        """Read what `save` or `CatalogConfig.write` wrote; columns that an older one lacks are null.
+
+        item_M and time_M are read-only views of mapped files: nothing is copied. The log is sequences/, or, where there
+        are only orders and no times, item.npy and offsets.npy, which hold more than 2^31 events.
 
         Raises:
-            UserError: a file is missing, damaged or not written by `save`.
+            UserError: a file is missing, damaged or not one of these.
         """
         import pyarrow.parquet as pq
 
         try:
             items = pq.read_table(folder / "items.parquet", schema=ITEM_SCHEMA)
             users = pq.read_table(folder / "users.parquet", schema=USER_SCHEMA)
-            (shard,) = (folder / "sequences").glob("*.arrow")
-            (batch,) = pa.ipc.open_stream(pa.memory_map(str(shard)))
-            sequences, times = batch.column("items"), batch.column("times")
-        except (OSError, ValueError, KeyError) as error:
+            offsets_U1, item_M, time_M = _load_log(folder)
+        except (OSError, ValueError, KeyError, EOFError) as error:
             raise UserError(f"{folder} holds no readable catalogue ({error}). Prepare the data again.") from error
-        offsets_U1 = sequences.offsets.to_numpy().astype(np.int64)
-        if len(offsets_U1) != users.num_rows + 1:
+        if len(offsets_U1) != users.num_rows + 1 or offsets_U1[-1] != len(item_M):
             raise UserError(
-                f"{folder} is damaged: {len(offsets_U1) - 1} sequences for {users.num_rows} users. "
-                "Prepare the data again."
+                f"{folder} is damaged: {len(offsets_U1) - 1} sequences for {users.num_rows} users, "
+                f"{len(item_M)} events of {offsets_U1[-1]}. Prepare the data again."
             )
-        return cls(items, users, offsets_U1, sequences.values.to_numpy(), times.values.to_numpy())
+        return cls(items, users, offsets_U1, item_M, time_M)
 
 
 @dataclass
 class CatalogConfig:
     """What a data set's config offers. Fields marked `hashed: False` only say where files lie."""
+
+    @property
+    def official(self) -> dict[str, float]:
+        """Counts that the publishers print, by name of `Catalog.figures` where they mean the same."""
+        return {}
 
     def raw_files(self) -> list[Path]:
         """The input files, fetched first if they are absent. Their contents decide whether a stage is reused."""
@@ -139,6 +153,16 @@ class CatalogConfig:
             UserError: the input is at fault; the message says where.
         """
         raise NotImplementedError
+
+    def write(self, folder: Path) -> dict[str, float]:
+        """Prepare the data into an empty folder, from where `Catalog.load` reads it; returns the figures.
+
+        Raises:
+            UserError: as `build`.
+        """
+        catalog = self.build()
+        catalog.save(folder)
+        return catalog.figures()
 
 
 def build_catalog(events: "daft.DataFrame", items: "daft.DataFrame", min_count: int) -> Catalog:
@@ -185,11 +209,17 @@ def build_catalog(events: "daft.DataFrame", items: "daft.DataFrame", min_count: 
     assert described.num_rows == len(order_N), f"{described.num_rows} descriptions for {len(order_N)} items"
     return Catalog(
         items=_conform(described),
-        users=users.to_arrow().cast(USER_SCHEMA).combine_chunks(),
+        users=user_table(users.to_arrow()["user"].cast(pa.string()).combine_chunks()),
         offsets_U1=np.append(starts_U, len(user_key_M)).astype(np.int64),
         item_M=number_N[item_M],
         time_M=np.floor(log["time"].to_numpy()).astype(np.int64),
     )
+
+
+def user_table(users: pa.Array) -> pa.Table:
+    """The users of data that does not come divided into parts."""
+    columns = [users, *(pa.nulls(len(users), field.type) for field in list(USER_SCHEMA)[1:])]
+    return pa.table(columns, schema=USER_SCHEMA)
 
 
 @functools.cache
@@ -250,6 +280,18 @@ def _conform(described: pa.Table) -> pa.Table:
     empty = pa.scalar([], ITEM_SCHEMA.field("categories").type)
     columns["categories"] = pc.if_else(pc.is_valid(columns["categories"]), columns["categories"], empty)
     return pa.table(columns, schema=ITEM_SCHEMA).combine_chunks()
+
+
+def _load_log(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """offsets (U + 1,), item (M,) and time (M,) of a prepared folder."""
+    if (folder / "item.npy").exists():
+        item_M = np.asarray(np.load(folder / "item.npy", mmap_mode="r", allow_pickle=False))
+        offsets_U1 = np.load(folder / "offsets.npy", allow_pickle=False)
+        return offsets_U1, item_M, np.broadcast_to(np.int64(0), item_M.shape)
+    (shard,) = (folder / "sequences").glob("*.arrow")
+    (batch,) = pa.ipc.open_stream(pa.memory_map(str(shard)))
+    sequences, times = batch.column("items"), batch.column("times")
+    return sequences.offsets.to_numpy().astype(np.int64), sequences.values.to_numpy(), times.values.to_numpy()
 
 
 def _save_one_batch(table: pa.Table, folder: Path) -> None:

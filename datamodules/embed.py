@@ -32,7 +32,8 @@ class EmbedConfig:
     """How items become vectors.
 
     encoder: "minilm" (all-MiniLM-L6-v2 from a package, offline, D = 384), "tfidf" (character n-grams + SVD, any
-    language, no model), "file" (vectors from `path`), or a sentence-transformers name with a "/".
+    language, no model), "file" (vectors from `path`), "given" (those that came with the data: TAOBAO-MM), or a
+    sentence-transformers name with a "/".
     """
 
     encoder: str = "minilm"
@@ -43,21 +44,24 @@ class EmbedConfig:
     fields: list[str] = field(default_factory=lambda: ["title", "brand", "categories", "price", "text"])
     batch_size: int = 64
 
-    def build(self, items: pa.Table) -> np.ndarray:
+    def build(self, items: pa.Table, prepared: Path | None = None) -> np.ndarray:
         """The items' vectors: (N, D) float32, finite, row i for row i of `items`.
 
-        `items` has the columns item, title, brand, price, categories, category, text. Raises UserError for an unknown
-        encoder or field, a package or model that cannot be had, and a vector file that does not fit the catalogue.
+        `items` has the columns item, title, brand, price, categories, category, text. `prepared` is the catalogue's
+        folder, where given vectors lie. Raises UserError for an unknown encoder or field, a package or model that
+        cannot be had, and vectors that are not there or do not fit the catalogue.
         """
         if items.num_rows == 0:
             raise UserError("the catalogue has no items to embed")
         for name, value in (("dim", self.dim), ("batch_size", self.batch_size)):
             if value < 1:
                 raise UserError(f"embed.{name}={value} must be at least 1")
+        if self.encoder == "given":
+            return _given(items, prepared)
         encode = ENCODERS.get(self.encoder) or (_hub if "/" in self.encoder else None)
         if encode is None:
             raise UserError(
-                f"unknown embed.encoder={self.encoder!r}: choose {', '.join(ENCODERS)}, "
+                f"unknown embed.encoder={self.encoder!r}: choose {', '.join(ENCODERS)}, given, "
                 'or a sentence-transformers name with a "/" such as sentence-transformers/sentence-t5-base'
             )
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is reported below, with its item
@@ -162,6 +166,19 @@ def _tfidf(config: EmbedConfig, items: pa.Table) -> np.ndarray:
         grams_NF = tfidf.fit_transform(texts)
         dim = min(config.dim, *grams_NF.shape)
         return normalize(TruncatedSVD(dim, random_state=0).fit_transform(grams_NF))
+
+
+def _given(items: pa.Table, prepared: Path | None) -> np.ndarray:
+    """vectors.npy (N, D) int8 beside the catalogue; a number is x / 127."""
+    path = prepared / "vectors.npy" if prepared else None
+    if path is None or not path.is_file():
+        raise UserError(
+            f"embed.encoder=given: this data comes without vectors (there is no {path or 'prepared folder'}); only "
+            f"TAOBAO-MM with data.targets=clicks has them. Choose {OFFLINE_CHOICES}"
+        )
+    vectors_ND = _read_npy(path, items).astype(np.float32)
+    vectors_ND /= 127
+    return vectors_ND
 
 
 def _file(config: EmbedConfig, items: pa.Table) -> np.ndarray:

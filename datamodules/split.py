@@ -11,7 +11,7 @@ import numpy as np
 from datamodules.catalog import Catalog
 from sid.errors import UserError, require
 
-KINDS = ("leave_one_out", "time")
+KINDS = ("leave_one_out", "time", "given")
 
 
 class Examples(NamedTuple):
@@ -19,12 +19,18 @@ class Examples(NamedTuple):
 
     Attributes:
         user_E: (E,) int32, the user.
-        target_E: (E,) int64, where the target lies in Catalog.item_M. The history is
-            item_M[offsets_U1[user]:target] and is never empty.
+        target_E: (E,) int64, where the target lies in Catalog.item_M.
+        end_E: (E,) int64, where the history ends: it is item_M[offsets_U1[user]:end] and is never empty. The same as
+            target_E, but for data whose targets of one user have no order among themselves.
     """
 
     user_E: np.ndarray
     target_E: np.ndarray
+    end_E: np.ndarray
+
+    def only(self, rows: np.ndarray) -> "Examples":
+        """Some of the examples, by number or mask."""
+        return Examples(*(array_E[rows] for array_E in self))
 
 
 class Split(NamedTuple):
@@ -43,20 +49,31 @@ class SplitConfig:
     time: two moments t1 < t2 for everybody. Training targets lie before t1; validation is each user's first event in
         [t1, t2), test each user's first event from t2 on, where there is a history. Nothing is learnt from an event at
         or after t1, and no history reaches its target's time window.
+    given: the data says which users are for training and which for the test, and how many of a user's last events are
+        targets (Catalog.users, columns part and targets). Validation users are drawn from the training users.
 
     Attributes:
-        kind: leave_one_out or time.
-        validation_share: time only; the share of all events, by time, in [t1, t2).
+        kind: leave_one_out, time or given.
+        train_targets: leave_one_out only; the most recent training targets of a user, each with the whole history
+            before it; 0: all.
+        validation_share: the share of all events, by time, in [t1, t2), or of the given training users.
         test_share: time only; the share of all events from t2 on.
     """
 
     kind: str = "leave_one_out"
+    train_targets: int = 0
     validation_share: float = 0.1
     test_share: float = 0.1
 
     def check(self) -> None:
         """Raise UserError for an unknown kind, or shares that leave no events to a part of the time split."""
         require(self.kind in KINDS, "split.kind", self.kind, " or ".join(KINDS))
+        require(self.train_targets >= 0, "split.train_targets", self.train_targets, "at least 0")
+        if self.train_targets:
+            require(self.kind == "leave_one_out", "split.train_targets", self.train_targets, f"0 with kind={self.kind}")
+        if self.kind == "given":
+            share = self.validation_share
+            require(0 < share < 1, "split.validation_share", share, "a share above 0 and below 1")
         if self.kind == "time":
             for name in ("validation_share", "test_share"):
                 share = getattr(self, name)
@@ -73,10 +90,14 @@ class SplitConfig:
         """
         self.check()
         if self.kind == "leave_one_out":
-            split = leave_one_out(catalog.offsets_U1)
+            split = leave_one_out(catalog.offsets_U1, self.train_targets)
             longest = np.diff(catalog.offsets_U1).max(initial=0)
             cause = f"test, validation and training need a user with 2, 3 and 4 events, and none has over {longest}"
             way_out = "Give data with longer histories, or set split.kind=time."
+        elif self.kind == "given":
+            split = given(catalog, self.validation_share)
+            cause = f"the data names {len(split.test.user_E)} test targets; validation_share={self.validation_share}"
+            way_out = "Use data that is divided already (such as TAOBAO-MM), or another split.kind."
         else:
             split = by_time(catalog.offsets_U1, catalog.time_M, self.validation_share, self.test_share)
             cause = f"the shares are {self.validation_share} and {self.test_share} of {catalog.num_events} events"
@@ -87,12 +108,13 @@ class SplitConfig:
         return split
 
 
-def leave_one_out(offsets_U1: np.ndarray) -> Split:
-    """Test on the last event of each user, validate on the one before, train on the rest."""
+def leave_one_out(offsets_U1: np.ndarray, train_targets: int = 0) -> Split:
+    """Test on the last event of each user, validate on the one before, train on the rest (or the last of it)."""
     user_M, index_M, left_M = _positions(offsets_U1)
     has_history_M = index_M >= 1
+    oldest = 2 + train_targets if train_targets else len(index_M) + 2
     return Split(
-        train=_examples(user_M, has_history_M & (left_M >= 2)),
+        train=_examples(user_M, has_history_M & (left_M >= 2) & (left_M < oldest)),
         validation=_examples(user_M, has_history_M & (left_M == 1)),
         test=_examples(user_M, has_history_M & (left_M == 0)),
     )
@@ -114,6 +136,25 @@ def by_time(offsets_U1: np.ndarray, time_M: np.ndarray, validation_share: float,
     )
 
 
+def given(catalog: Catalog, validation_share: float) -> Split:
+    """The division that comes with the data; the same users are always for validation."""
+    part_U = np.array(catalog.users["part"].to_pylist(), dtype=object)
+    targets_U = np.array(catalog.users["targets"].fill_null(0))
+    training_U = np.flatnonzero(part_U == "train")
+    chosen = np.random.default_rng(0).permutation(len(training_U))[: round(len(training_U) * validation_share)]
+    part_U[training_U[chosen]] = "validation"
+    named = {}
+    for name in Split._fields:
+        user_V = np.flatnonzero((part_U == name) & (targets_U > 0))
+        count_V = targets_U[user_V]
+        user_E = np.repeat(user_V, count_V)
+        end_E = catalog.offsets_U1[user_E + 1] - targets_U[user_E]
+        place_E = np.arange(len(user_E)) - np.repeat(np.cumsum(count_V) - count_V, count_V)
+        examples = Examples(user_E.astype(np.int32), end_E + place_E, end_E)
+        named[name] = examples.only(end_E > catalog.offsets_U1[user_E])
+    return Split(**named)
+
+
 def _positions(offsets_U1: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Per event: its user, how many of the user's events come before it, and how many after."""
     lengths_U = np.diff(offsets_U1)
@@ -124,4 +165,4 @@ def _positions(offsets_U1: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 def _examples(user_M: np.ndarray, chosen_M: np.ndarray) -> Examples:
     target_E = np.flatnonzero(chosen_M).astype(np.int64)
-    return Examples(user_M[target_E], target_E)
+    return Examples(user_M[target_E], target_E, target_E)

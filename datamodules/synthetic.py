@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from datamodules.catalog import ITEM_SCHEMA, USER_SCHEMA, Catalog, CatalogConfig
+from datamodules.catalog import ITEM_SCHEMA, Catalog, CatalogConfig, user_table
 from sid.errors import UserError
 
 FEWEST_EVENTS = 5
@@ -84,7 +84,7 @@ class SyntheticConfig(CatalogConfig):
         rng = np.random.default_rng(self.seed)
         items = self._describe(rng)
         offsets_U1, item_M, time_M = self._walk(rng)
-        users = pa.table({"user": [f"user{u:06d}" for u in range(self.num_users)]}, schema=USER_SCHEMA)
+        users = user_table(pa.array([f"user{u:06d}" for u in range(self.num_users)]))
         return Catalog(items, users, offsets_U1, item_M, time_M)
 
     def sequels(self) -> np.ndarray:

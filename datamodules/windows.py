@@ -35,6 +35,8 @@ def cut_windows(examples: Examples, offsets_U1: np.ndarray, max_items: int, stri
     """
     user_V, begins_V, count_V = np.unique(examples.user_E, return_index=True, return_counts=True)
     first_V, end_V = examples.target_E[begins_V], examples.target_E[begins_V] + count_V
+    if not np.array_equal(examples.target_E, examples.end_E):
+        raise ValueError("targets of a user without an order cannot share a window; learn from prefixes")
     if not np.array_equal(examples.target_E[begins_V + count_V - 1], end_V - 1):
         raise ValueError("a user's targets have gaps; windows need every item between the first and the last")
     origin_V = offsets_U1[user_V].astype(np.int64)

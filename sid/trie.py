@@ -1,9 +1,9 @@
 """Prefix trees over semantic IDs as CSR tensors, for constrained decoding and for looking items up.
 
-Legend: B users, K beams, C children (padded), L levels, N items, n nodes of a level.
+Legend: B users, K beams, C children (padded), L levels, N items, X some of them, n nodes of a level.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
@@ -54,8 +54,12 @@ class Trie:
     branching: tuple[int, ...]
 
     @classmethod
-    def from_codes(cls, codes_NL: Tensor) -> "Trie":
-        """The trie of N distinct code sequences (N, L). Cost: one lexicographic sort."""
+    def from_codes(cls, codes_NL: Tensor, items_X: Tensor | None = None) -> "Trie":
+        """The trie of N distinct code sequences (N, L), or of the items `items_X` (X,) alone. Cost: one lexicographic
+        sort."""
+        if items_X is not None:
+            some = cls.from_codes(codes_NL[items_X])
+            return replace(some, leaf_item=items_X[some.leaf_item].int())
         num_items, num_levels = codes_NL.shape
         order_N = torch.arange(num_items, device=codes_NL.device)
         for level in reversed(range(num_levels)):

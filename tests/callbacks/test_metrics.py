@@ -102,6 +102,7 @@ def test_coverage_counts_the_distinct_items_of_the_top(case: Case) -> None:
     lists, wanted = case
     seen = {item for items in lists for item in items[:5]} - {-1}
     assert value(Coverage(NUM_ITEMS, 5), lists, wanted) == {"coverage@5": len(seen) / NUM_ITEMS}
+    assert value(Coverage(NUM_ITEMS, 5, 100), lists, wanted) == {"coverage@5": len(seen) / 100}
 
 
 @settings(max_examples=50, deadline=None)

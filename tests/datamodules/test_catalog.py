@@ -1,8 +1,10 @@
 """U users, N items, M events."""
 
+import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.catalog import ITEM_SCHEMA, Catalog, build_catalog, data_folder, engine
+from datamodules.synthetic import SyntheticConfig
 from sid.errors import UserError
 
 Event = tuple[str, str, int]
@@ -78,9 +81,9 @@ def test_items_keep_their_description_and_unknown_ones_stay_with_nulls():
     catalog = build([("u", "b", 1), ("u", "a", 2)], 1, [known, {"item": "unused", "title": "x"}])
     b, a = catalog.items.to_pylist()
     assert catalog.items.schema == ITEM_SCHEMA
-    assert a == known | {"brand": None, "text": None}
+    assert a == known | {"brand": None, "text": None, "candidate": None}
     assert b == {"item": "b", "categories": [], "category": "UNKNOWN"} | dict.fromkeys(
-        ("title", "brand", "price", "text")
+        ("title", "brand", "price", "text", "candidate")
     )
 
 
@@ -115,6 +118,60 @@ def test_a_saved_catalogue_is_mapped_back_without_a_copy(tmp_path: Path):
     assert len(rows) == 1500 and rows[0] == {"items": catalog.item_M[:2].tolist(), "times": [0, 1500]}
     log = pq.read_table(tmp_path / "interactions.parquet")
     assert log.schema.types == [pa.int32(), pa.int32(), pa.int64()] and log.num_rows == 3000
+
+
+@pytest.mark.parametrize(
+    ("candidate", "expected"),
+    [([None, None, None], None), ([True, None, True], None), ([True, False, None], [0, 2]), ([False] * 3, [])],
+)
+def test_items_that_are_not_to_be_recommended_stay_so_when_saved(
+    tmp_path: Path, candidate: list[bool | None], expected: list[int] | None
+):
+    catalog = build([("u", "a", 1), ("u", "b", 5), ("u", "c", 3)], 1)
+    place = ITEM_SCHEMA.get_field_index("candidate")
+    items = catalog.items.set_column(place, "candidate", pa.array(candidate, pa.bool_()))
+    replace(catalog, items=items).save(tmp_path)
+    found = Catalog.load(tmp_path).candidates
+    assert (found if found is None else found.tolist()) == expected
+
+
+def test_a_catalogue_saved_without_the_newer_columns_still_loads(tmp_path: Path):
+    import pyarrow.parquet as pq
+
+    catalog = build([("u", "a", 1), ("u", "b", 5)], 1)
+    catalog.save(tmp_path)
+    for name, newer in (("items", ["candidate"]), ("users", ["part", "targets"])):
+        table = pq.read_table(tmp_path / f"{name}.parquet").drop_columns(newer)
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    loaded = Catalog.load(tmp_path)
+    assert loaded.candidates is None and loaded.items.equals(catalog.items) and loaded.users.equals(catalog.users)
+
+
+def test_a_log_of_plain_arrays_is_mapped_and_has_no_times(tmp_path: Path):
+    catalog = build([("u", "a", 1), ("u", "b", 5), ("v", "a", 3)], 1)
+    catalog.save(tmp_path)
+    shutil.rmtree(tmp_path / "sequences")
+    np.save(tmp_path / "item.npy", catalog.item_M)
+    np.save(tmp_path / "offsets.npy", catalog.offsets_U1)
+    loaded = Catalog.load(tmp_path)
+    assert loaded.item_M.tolist() == catalog.item_M.tolist() and loaded.offsets_U1.tolist() == [0, 2, 3]
+    assert type(loaded.item_M) is np.ndarray and not loaded.item_M.flags.owndata and not loaded.item_M.flags.writeable
+    assert loaded.time_M.tolist() == [0, 0, 0] and loaded.time_M.strides == (0,)
+    whole = (tmp_path / "item.npy").read_bytes()
+    for content in (b"", whole[:50], whole[:-4]):
+        (tmp_path / "item.npy").write_bytes(content)
+        with pytest.raises(UserError, match="no readable catalogue .*Prepare the data again"):
+            Catalog.load(tmp_path)
+    np.save(tmp_path / "item.npy", catalog.item_M[:2])
+    with pytest.raises(UserError, match="2 sequences for 2 users, 2 events of 3. Prepare the data again"):
+        Catalog.load(tmp_path)
+
+
+def test_to_write_is_to_build_and_to_save(tmp_path: Path):
+    config = SyntheticConfig(num_users=20, num_items=100)
+    figures = config.write(tmp_path)
+    loaded, built = Catalog.load(tmp_path), config.build()
+    assert figures == built.figures() and (loaded.item_M == built.item_M).all() and loaded.items.equals(built.items)
 
 
 @pytest.mark.parametrize("name", ["items.parquet", "users.parquet", "sequences/data-00000-of-00001.arrow"])

@@ -246,3 +246,19 @@ def test_a_model_folder_asks_no_hub_and_a_cached_model_needs_none(monkeypatch, t
         config = EmbedConfig(encoder=encoder, fields=["text"], batch_size=2)
         items = catalogue(*({"text": "x" * size} for size in (3, 1, 5, 2, 4)))
         assert config.build(items).ravel().tolist() == [3, 1, 5, 2, 4]
+
+
+def test_given_vectors_lie_beside_the_catalogue_as_bytes(tmp_path):
+    np.save(tmp_path / "vectors.npy", np.array([[127, -127], [0, 1]], np.int8))
+    vectors_ND = EmbedConfig(encoder="given").build(titles("a", "b"), tmp_path)
+    assert vectors_ND.dtype == np.float32 and vectors_ND.tolist() == [[1, -1], [0, np.float32(1) / np.float32(127)]]
+    with pytest.raises(UserError, match="has 2 rows, the catalogue has 1 items"):
+        EmbedConfig(encoder="given").build(titles("a"), tmp_path)
+
+
+def test_data_without_given_vectors_is_told_so(tmp_path):
+    for prepared in (tmp_path, None):
+        with pytest.raises(
+            UserError, match="embed.encoder=given: this data comes without vectors .*Choose embed.encoder="
+        ):
+            EmbedConfig(encoder="given").build(titles("a"), prepared)

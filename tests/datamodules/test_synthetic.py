@@ -19,7 +19,7 @@ def oracle(config: SyntheticConfig, catalog: Catalog, count_N: np.ndarray, examp
     """The unseen sequel of the last item, then the most popular unseen items of the user's commonest category."""
     category_N = np.arange(catalog.num_items) % config.num_categories
     ranked = []
-    for user, target in zip(*examples, strict=True):
+    for user, target, _ in zip(*examples, strict=True):
         history = catalog.item_M[catalog.offsets_U1[user] : target]
         favourite = np.bincount(category_N[history]).argmax()
         score_N = count_N + 1e3 * (category_N == favourite)

@@ -64,8 +64,9 @@ def test_every_optional_column_is_read_under_its_own_name(tmp_path: Path):
         "categories": ["Food", "Hot drinks", "Tea"],
         "category": "Hot drinks",
         "text": "nice",
+        "candidate": None,
     }
-    nulls = dict.fromkeys(("title", "brand", "price", "text"))
+    nulls = dict.fromkeys(("title", "brand", "price", "text", "candidate"))
     assert other == {"item": "7", "categories": [], "category": "UNKNOWN"} | nulls
     assert catalog.num_events == 2
 

@@ -1,5 +1,7 @@
 """Legend: N items, L levels, B users, K beams, C children."""
 
+import random
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -55,6 +57,22 @@ def test_children_and_items_equal_those_of_a_dict(catalogue: tuple[tuple[int, ..
     tree, items = walk(Trie.from_codes(codes_NL))
     assert tree == slow_children(codes_NL)
     assert items == {tuple(codes): item for item, codes in enumerate(codes_NL.tolist())}
+
+
+@settings(max_examples=50, deadline=None)
+@given(catalogues(), st.randoms(use_true_random=False))
+def test_a_trie_of_some_items_equals_a_dict_of_these(
+    catalogue: tuple[tuple[int, ...], Tensor], rng: random.Random
+) -> None:
+    sizes, codes_NL = catalogue
+    some = rng.sample(range(len(codes_NL)), rng.randint(1, len(codes_NL)))
+    trie = Trie.from_codes(codes_NL, torch.tensor(some))
+    tree, items = walk(trie)
+    assert tree == slow_children(codes_NL[some])
+    assert items == {tuple(codes_NL[item].tolist()): item for item in some}
+    expected = [item if item in some else -1 for item in range(len(codes_NL))]
+    assert trie.find(codes_NL).tolist() == expected == FreeTree(sizes, trie).items(torch.empty(0), codes_NL).tolist()
+    assert trie.leaf_item.dtype == torch.int32
 
 
 def test_children_of_several_beams_at_once_are_padded_to_the_widest_node() -> None:

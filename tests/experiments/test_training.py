@@ -1,0 +1,112 @@
+"""What training and evaluation take from a catalogue: what may be learnt, what may be recommended.
+
+U users, N items, M events, E examples, K ranks.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from callbacks.recommendations import RecommendationFile
+from datamodules.catalog import ITEM_SCHEMA, USER_SCHEMA, Catalog
+from datamodules.split import Examples, Split, SplitConfig
+from datamodules.synthetic import SyntheticConfig
+from experiments import training
+from experiments.config import EvaluationConfig
+from experiments.example_users import example_users
+from sid.decode import Recommendations
+from sid.table import SIDTable
+
+NONE = Examples(np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+def slow_learnt_items(catalog: Catalog, split: Split) -> np.ndarray:
+    """All at once: the items of every training target and of what lies before it."""
+    last_U = np.full(catalog.num_users, -1)
+    np.maximum.at(last_U, split.train.user_E, split.train.target_E)
+    user_M = np.repeat(np.arange(catalog.num_users), np.diff(catalog.offsets_U1))
+    return catalog.item_M[np.arange(catalog.num_events) <= last_U[user_M]]
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> tuple[Catalog, Split]:
+    """A log with some of its events as training targets."""
+    lengths = draw(st.lists(st.integers(1, 6), min_size=1, max_size=6))
+    offsets_U1 = np.cumsum([0, *lengths])
+    item_M = np.array([draw(st.integers(0, 4)) for _ in range(offsets_U1[-1])], np.int32)
+    target_E = np.array(sorted(draw(st.sets(st.integers(0, len(item_M) - 1)))), np.int64)
+    user_E = (np.searchsorted(offsets_U1, target_E, side="right") - 1).astype(np.int32)
+    items = pa.Table.from_pylist([{"item": str(n)} for n in range(5)], schema=ITEM_SCHEMA)
+    catalog = Catalog(items, USER_SCHEMA.empty_table(), offsets_U1, item_M, np.zeros(len(item_M), np.int64))
+    return catalog, Split(Examples(user_E, target_E, target_E), NONE, NONE)
+
+
+@settings(max_examples=60)
+@given(logs(), st.integers(1, 9))
+def test_learnt_items_are_counted_as_all_at_once_whatever_the_stretch(
+    case: tuple[Catalog, Split], stretch: int
+) -> None:
+    catalog, split = case
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "STRETCH_EVENTS", stretch)
+        count_N = training.learnt_counts(catalog, split)
+    assert count_N.tolist() == np.bincount(slow_learnt_items(catalog, split), minlength=5).tolist()
+
+
+def some_candidates(every: int) -> Catalog:
+    """A catalogue of which only every n-th item may be recommended."""
+    catalog = SyntheticConfig(num_users=80, num_items=90).build()
+    candidate = pa.array(np.arange(90) % every == 0)
+    place = ITEM_SCHEMA.get_field_index("candidate")
+    return replace(catalog, items=catalog.items.set_column(place, "candidate", candidate))
+
+
+def test_popularity_recommends_the_most_frequent_of_what_may_be_recommended() -> None:
+    config, catalog = EvaluationConfig(), some_candidates(every=3)
+    split = SplitConfig().build(catalog)
+    counts = np.bincount(slow_learnt_items(catalog, split), minlength=90)
+    top = sorted(range(0, 90, 3), key=lambda item: -counts[item])
+    target_E = catalog.item_M[split.test.target_E]
+    found = training.popularity(config, catalog, split)
+    for k in (1, 5, 10, 20):
+        assert found[f"recall@{k}"] == pytest.approx(np.isin(target_E, top[:k]).mean())
+    assert found["coverage@10"] == pytest.approx(10 / 30)
+
+
+def test_only_what_may_be_recommended_is_decoded_or_counts_as_valid() -> None:
+    catalog = some_candidates(every=2)
+    item_N = torch.arange(90)
+    table = SIDTable(torch.stack([item_N // 10, item_N % 10], dim=1), (9, 10))
+    callback = training.retrieval(EvaluationConfig(), table, catalog, None)
+    expected = torch.where(item_N % 2 == 0, item_N, -1)
+    assert callback.tree.items(torch.arange(45), torch.empty(0)).tolist() == list(range(0, 90, 2))
+    assert callback.free_tree.items(torch.empty(0), table.codes_NL).tolist() == expected.tolist()
+    assert table.items_of(table.codes_NL).tolist() == item_N.tolist()  # the table still knows them all
+    whole = SyntheticConfig(num_users=80, num_items=90).build()
+    everything = training.retrieval(EvaluationConfig(), table, whole, None)
+    assert everything.tree is table.trie
+
+
+def test_a_user_with_several_targets_has_one_list_and_is_shown_with_the_history_before_all_of_them(tmp_path) -> None:
+    rows = [{"item": str(n), "category": "c", "categories": []} for n in range(6)]
+    users = pa.table([["u", "v"], ["test", "test"], pa.array([2, 1], pa.int32())], schema=USER_SCHEMA)
+    item_M = np.array([0, 1, 2, 3, 4, 5], np.int32)  # u: 0 1, then the targets 2 3; v: 4, then 5
+    items = pa.Table.from_pylist(rows, schema=ITEM_SCHEMA)
+    catalog = Catalog(items, users, np.array([0, 4, 6]), item_M, np.zeros(6, np.int64))
+    examples = Examples(np.array([0, 0, 1], np.int32), np.array([2, 3, 5]), np.array([2, 2, 5]))
+    file = RecommendationFile(catalog.items["item"])
+    for users_B in ([1, 0], [0]):
+        items_BK = torch.tensor([[5, 3]] * len(users_B))
+        file(Recommendations(items_BK, -items_BK.float(), None), type("Batch", (), {"user_B": torch.tensor(users_B)}))
+    file.write(tmp_path / "lists.parquet")
+    item_N = torch.arange(6)
+    table = SIDTable(torch.stack([item_N // 3, item_N % 3], dim=1), (2, 3))
+    u, v = example_users(tmp_path / "lists.parquet", catalog, examples, table)
+    assert ([shown.raw_id for shown in u.history], u.num_before, u.target.raw_id, u.rank) == (["0", "1"], 2, "3", 2)
+    assert [shown.raw_id for shown in u.answers] == ["5", "3"]
+    assert ([shown.raw_id for shown in v.history], v.num_before, v.target.raw_id, v.rank) == (["4"], 1, "5", 1)
