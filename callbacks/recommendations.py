@@ -15,19 +15,26 @@ from sid.decode import Recommendations
 
 
 class RecommendationFile:
-    """An observer of `Retrieval`: collects the lists of every batch, and writes them once, sorted by user and rank."""
+    """An observer of `Retrieval`: collects the lists of every batch, and writes them once, sorted by user and rank.
 
-    def __init__(self, raw_ids: pa.ChunkedArray) -> None:
-        self.raw_ids = raw_ids
-        self.parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    A user with several targets of equal rights has one history, so one list: the first is written. With `by_target`
+    (the model was told something of the target) there is one for every target of a user.
+    """
+
+    def __init__(self, raw_ids: pa.ChunkedArray, by_target: bool = False) -> None:
+        self.raw_ids, self.by_target = raw_ids, by_target
+        self.parts: list[tuple[np.ndarray, ...]] = []
 
     def __call__(self, recommendations: Recommendations, batch: Any) -> None:
-        parts = batch.user_B, recommendations.items_BK, recommendations.scores_BK
-        user_B, items_BK, scores_BK = (tensor.cpu().numpy() for tensor in parts)
-        self.parts.append((user_B.astype(np.int32), items_BK.astype(np.int32), scores_BK.astype(np.float32)))
+        asked_B = batch.target_B if self.by_target else batch.user_B
+        columns = (batch.user_B, asked_B, recommendations.items_BK)
+        whole = [column.cpu().numpy().astype(np.int32) for column in columns]
+        self.parts.append((*whole, recommendations.scores_BK.cpu().numpy().astype(np.float32)))
 
     def write(self, path: Path) -> None:
-        """Columns user, rank (from 1), item (int32), raw_id (string), score (float32). All ranks call it."""
+        """Columns user, rank (from 1), item (int32), raw_id (string), score (float32); with `by_target` also target,
+        the item that was asked for (int32). All ranks call it.
+        """
         parts = self.parts
         if dist.is_initialized():
             gathered: list[Any] = [None] * dist.get_world_size()
@@ -35,21 +42,21 @@ class RecommendationFile:
             parts = [part for rank in gathered for part in rank]
             if dist.get_rank() > 0:
                 return
-        user_B, items_BK, scores_BK = (np.concatenate(column) for column in zip(*parts, strict=True))
-        order_B = np.argsort(user_B)
-        user_B, items_BK, scores_BK = user_B[order_B], items_BK[order_B], scores_BK[order_B]
+        user_B, asked_B, items_BK, scores_BK = (np.concatenate(column) for column in zip(*parts, strict=True))
+        first_B = np.unique(user_B.astype(np.int64) << 32 | asked_B, return_index=True)[1]
+        user_B, asked_B, items_BK, scores_BK = (rows[first_B] for rows in (user_B, asked_B, items_BK, scores_BK))
         ranks = np.tile(np.arange(1, items_BK.shape[1] + 1, dtype=np.int32), len(user_B))
         real = items_BK.ravel() >= 0
         items = items_BK.ravel()[real]
-        table = pa.table(
-            {
-                "user": np.repeat(user_B, items_BK.shape[1])[real],
-                "rank": ranks[real],
-                "item": items,
-                "raw_id": self.raw_ids.take(pa.array(items)),
-                "score": scores_BK.ravel()[real],
-            }
-        )
+        columns = {
+            "user": np.repeat(user_B, items_BK.shape[1])[real],
+            "rank": ranks[real],
+            "item": items,
+            "raw_id": self.raw_ids.take(pa.array(items)),
+            "score": scores_BK.ravel()[real],
+        }
+        if self.by_target:
+            columns["target"] = np.repeat(asked_B, items_BK.shape[1])[real]
         aside = path.with_name(f".{path.name}")
-        pq.write_table(table, aside)
+        pq.write_table(pa.table(columns), aside)
         aside.replace(path)

@@ -10,6 +10,7 @@ import lightning
 import torch
 from torchmetrics import Metric
 
+from callbacks.inside import BeamRanks, Insight
 from sid.decode import Recommendations
 from sid.trie import FreeTree, PrefixTree
 
@@ -19,8 +20,9 @@ Observer = Callable[[Recommendations, Any], None]
 class Retrieval(lightning.Callback):
     """Decodes every validation and test batch and logs `<stage>/<metric>`.
 
-    The module offers `recommend(batch, tree, num_beams, constrained) -> Recommendations`; `constrained` chooses how the
-    tree limits a model (see `sid.decode.beam_search`). Lists under the tree feed `metrics` (and `observers`, during the
+    The module offers `recommend(batch, tree, num_beams, constrained, oracle_first_code, trace) -> Recommendations`;
+    `constrained` chooses how the tree limits a model (see `sid.decode.beam_search`). `beams` is fed with the trace, and
+    `insight` with `module.model.look_inside(...)`. Lists under the tree feed `metrics` (and `observers`, during the
     test); a beam search over `free_tree` feeds `free_metrics`: under the trie the invalid-ID rate is zero by
     construction.
     """
@@ -35,8 +37,15 @@ class Retrieval(lightning.Callback):
         free_metrics: Sequence[Metric] = (),
         observers: Sequence[Observer] = (),
         constrained: bool = False,
+        oracle_first_code: bool = False,
+        beams: BeamRanks | None = None,
+        insight: Insight | None = None,
     ) -> None:
-        self.tree, self.num_beams, self.metrics, self.constrained = tree, num_beams, metrics, constrained
+        self.tree, self.num_beams, self.metrics = tree, num_beams, metrics
+        self.constrained, self.oracle_first_code = constrained, oracle_first_code
+        self.beams, self.insight = beams, insight
+        inner = [metric for metric in (beams, insight) if metric is not None]
+        self.all_metrics = [*metrics, *free_metrics, *inner]
         self.free_tree, self.free_beams, self.free_metrics = free_tree, free_beams, free_metrics
         self.observers = observers
 
@@ -45,13 +54,19 @@ class Retrieval(lightning.Callback):
         self.tree = self.tree.to(device)
         if self.free_tree is not None:
             self.free_tree = self.free_tree.to(device)
-        for metric in (*self.metrics, *self.free_metrics):
+        for metric in self.all_metrics:
             metric.to(device)
 
     @torch.no_grad()
     def _observe(self, trainer: Any, module: Any, batch: Any, observers: Sequence[Observer] = ()) -> None:
         with trainer.precision_plugin.forward_context():
-            lists = module.recommend(batch, self.tree, self.num_beams, self.constrained)
+            trace: list[torch.Tensor] = []
+            how = (self.constrained, self.oracle_first_code, trace)
+            lists = module.recommend(batch, self.tree, self.num_beams, *how)
+            if self.beams is not None:
+                self.beams.update(trace, batch)
+            if self.insight is not None:
+                self.insight.update(module.model.look_inside(*batch.inputs, batch.codes_BL))
             if self.free_tree is not None:
                 free = module.recommend(batch, self.free_tree, self.free_beams)
                 for metric in self.free_metrics:
@@ -63,7 +78,7 @@ class Retrieval(lightning.Callback):
 
     def _log(self, module: Any, stage: str) -> None:
         """The metrics are synchronised over the ranks when they are computed; logging adds nothing to that."""
-        for metric in (*self.metrics, *self.free_metrics):
+        for metric in self.all_metrics:
             for name, value in metric.compute().items():
                 module.log(f"{stage}/{name}", value.float(), prog_bar=name == "ndcg@10")
             metric.reset()

@@ -40,7 +40,7 @@ def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable", t
     """
     from omegaconf import OmegaConf
 
-    from experiments import curves, figures
+    from experiments import curves, figures, inside_figures
 
     config_text = read_text(run / "config.yaml")
     environment, test = read_json(run / "environment.json"), read_json(run / "test.json")
@@ -63,7 +63,8 @@ def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable", t
         "results": results_table(name, test),
         "error": recall_error(test),
         "diagnostics": diagnostics_table(test),
-        "prefix_hits": prefix_table(test.get("metrics", {})),
+        "level_rows": inside_figures.level_rows(test.get("metrics", {})),
+        "inside": inside_figures.inside(test.get("metrics", {})),
         "learning": curves.learning(columns, test.get("popularity", {})),
         "tokens": tokens,
         "levels": level_table(tokens, table.codebook_sizes),
@@ -148,16 +149,6 @@ def diagnostics_table(test: Mapping[str, Any]) -> list[tuple[str, str, str, str]
             key = f"{stem}@{k}"
             rows.append((f"{label}@{k}", write(metrics[key]), write(popularity.get(key)), words.format(k=k)))
     return rows
-
-
-def prefix_table(metrics: Mapping[str, float]) -> dict[int, list[float]]:
-    """K -> share of users whose top K starts with the target's first 1, 2, ... codes."""
-    found = sorted(
-        (int(match[1]), int(match[2]), value)
-        for key, value in metrics.items()
-        if (match := re.fullmatch(r"prefix@(\d+)/level(\d+)", key))
-    )
-    return {k: [value for other, _, value in found if other == k] for k in sorted({k for k, _, _ in found})}
 
 
 def level_table(tokens: Mapping[str, Any], sizes: Sequence[int]) -> list[tuple[int, int, float | None, float | None]]:

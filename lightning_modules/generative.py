@@ -15,7 +15,7 @@ from datamodules.batch import SequenceBatch, WindowBatch
 from lightning_modules.configs import OptimizerConfig
 from lightning_modules.finite import require_finite
 from lightning_modules.schedules import cosine, inverse_sqrt
-from sid.decode import Recommendations, beam_search
+from sid.decode import FirstCodeGiven, Recommendations, beam_search
 from sid.errors import UserError
 from sid.trie import PrefixTree
 
@@ -24,14 +24,14 @@ def training_loss(model: Any, batch: SequenceBatch | WindowBatch) -> tuple[Tenso
     """The mean loss of a batch's targets, and their number."""
     if isinstance(batch, WindowBatch):
         return model.window_loss(batch.tokens_BS, batch.target_BT), batch.target_BT.sum()
-    return model.loss(batch.tokens_BS, batch.codes_BL), len(batch.codes_BL)
+    return model.loss(*batch.inputs, batch.codes_BL), len(batch.codes_BL)
 
 
 class GenerativeModule(lightning.LightningModule):
     """Token cross-entropy on the targets' codes.
 
-    The model offers `loss(tokens_BS, codes_BL)`, `begin(tokens_BS)` and `next_logp` (see `sid.decode.Generator`), and
-    `window_loss(tokens_BS, target_BT)` if it learns from windows.
+    The model offers `loss(*inputs, codes_BL)`, `begin(*inputs)` and `next_logp` (see `sid.decode.Generator`), and
+    `window_loss(tokens_BS, target_BT)` if it learns from windows. The inputs are those of `SequenceBatch.inputs`.
     Every epoch draws its dropout from the seed and its own number, so a resumed run equals an unbroken one.
     """
 
@@ -63,15 +63,24 @@ class GenerativeModule(lightning.LightningModule):
         self._measure("test/loss", batch)
 
     def _measure(self, name: str, batch: SequenceBatch) -> None:
-        loss = self.model.loss(batch.tokens_BS, batch.codes_BL)
+        loss = self.model.loss(*batch.inputs, batch.codes_BL)
         self.mean_loss.update(loss, weight=len(batch.codes_BL))
         self.log(name, self.mean_loss, on_step=False, on_epoch=True, prog_bar=True)
 
     def recommend(
-        self, batch: SequenceBatch, tree: PrefixTree, num_beams: int, constrained: bool = False
+        self,
+        batch: SequenceBatch,
+        tree: PrefixTree,
+        num_beams: int,
+        constrained: bool = False,
+        oracle_first_code: bool = False,
+        trace: list[Tensor] | None = None,
     ) -> Recommendations:
-        """The top `num_beams` items of every user of the batch (see `beam_search`)."""
-        return beam_search(self.model, self.model.begin(batch.tokens_BS), tree, num_beams, constrained)
+        """The top `num_beams` items of every user of the batch (see `beam_search`); the oracle tells the model the
+        target's first code."""
+        state = self.model.begin(*batch.inputs)
+        model = FirstCodeGiven(self.model, batch.codes_BL[:, 0]) if oracle_first_code else self.model
+        return beam_search(model, state, tree, num_beams, constrained, trace)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None

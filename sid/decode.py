@@ -37,8 +37,29 @@ class Generator(Protocol):
         """
 
 
+class FirstCodeGiven:
+    """A model that is told the first code of every user: what the rest of it could reach at best."""
+
+    def __init__(self, model: Generator, first_B: Tensor) -> None:
+        self.model, self.first_B = model, first_B
+
+    def next_logp(
+        self, state: Any, level: int, codes_BK: Tensor | None, parents_BK: Tensor | None
+    ) -> tuple[Tensor, Any]:
+        logp_BKV, state = self.model.next_logp(state, level, codes_BK, parents_BK)
+        if level:
+            return logp_BKV, state
+        other_BV = torch.arange(logp_BKV.shape[2], device=logp_BKV.device) != self.first_B[:, None]
+        return logp_BKV.masked_fill(other_BV[:, None], -torch.inf), state
+
+
 def beam_search(
-    model: Generator, state: Any, tree: PrefixTree, num_beams: int, constrained: bool = False
+    model: Generator,
+    state: Any,
+    tree: PrefixTree,
+    num_beams: int,
+    constrained: bool = False,
+    trace: list[Tensor] | None = None,
 ) -> Recommendations:
     """The `num_beams` most likely semantic IDs of the tree for every user, best first.
 
@@ -48,6 +69,8 @@ def beam_search(
     - `constrained`: the probabilities are normalised anew over the children of each prefix, so those of all items sum
       to one. The ranking differs. A prefix with one item left costs nothing more: its continuation is certain, and the
       model is asked about the other beams alone.
+
+    `trace` collects the codes (B, K, l) of all beams after each level l, best first.
 
     The first step runs on one beam. Where a catalogue holds fewer than `num_beams` items the rest is filled with item
     -1 at score -inf.
@@ -68,6 +91,8 @@ def beam_search(
         nodes_BK = child.nodes_BKC.flatten(1).gather(1, picks_BK)
         prefix_BKL = prefix_BKL.gather(1, parents_BK[..., None].expand(-1, -1, level))
         prefix_BKL = torch.cat([prefix_BKL, codes_BK[..., None]], dim=2)
+        if trace is not None:
+            trace.append(prefix_BKL)
         if level + 1 == tree.num_levels:
             break
         parents_BK = slots_BK.gather(1, parents_BK)

@@ -39,7 +39,9 @@ class Recorder(lightning.LightningModule):
         self.calls: list[tuple[PrefixTree, int, int]] = []
         self.constrained: list[bool] = []
 
-    def recommend(self, batch: Batch, tree: PrefixTree, num_beams: int, constrained: bool = False) -> Recommendations:
+    def recommend(
+        self, batch: Batch, tree: PrefixTree, num_beams: int, constrained: bool = False, *_: Any
+    ) -> Recommendations:
         assert not torch.is_grad_enabled()
         self.calls.append((tree, num_beams, len(batch.target_B)))
         self.constrained.append(constrained)

@@ -191,7 +191,7 @@ def test_a_classic_model_without_tokenizer_curves_and_published_numbers(case: Ca
     (case.tokenizer / "tokenize.manifest.json").write_text("{}")
     (case.tokenizer / "metrics.csv").unlink()
     text = case.write()
-    assert "Recall@10 0.2000 on 60 test users." in text and "Prefix hits" not in text
+    assert "Recall@10 0.2000 on 60 test users." in text and "Level by level" not in text
     assert not re.search(r"\b(nan|None|inf)\b", text)
     assert sorted(path.name for path in case.run.glob("*report*")) == ["report.html"]
 
