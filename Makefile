@@ -7,7 +7,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup exp compare test check smoke bench lock clean
+.PHONY: help setup exp ablation compare test check smoke bench lock clean
 
 PYTHON_BIN ?= python3
 PYTHON := .venv/bin/python
@@ -48,6 +48,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 exp: $(STAMP)  ## run an experiment: NAME=tiger_beauty [STAGE=prepare] [ARGS="seed=2 ..."]; without NAME, list them
 	@$(PYTHON) -m experiments.run $(NAME) $(if $(STAGE),stage=$(STAGE)) $(ARGS)
+
+ablation: $(STAMP)  ## an experiment with its parts off one by one: NAME=glass_kuairec [SEEDS="1 2 3"] [ONLY="no search"] [ARGS="..."]
+	@$(PYTHON) -m experiments.ablation $(NAME) $(if $(SEEDS),seeds="$(SEEDS)") $(if $(ONLY),only="$(ONLY)") $(ARGS)
 
 compare: $(STAMP)  ## runs side by side, on the terminal and in compare.html: RUNS="runs/a/<hash> ..." [ARGS="--png FILE"]
 	@$(PYTHON) -m experiments.compare $(RUNS) $(ARGS)

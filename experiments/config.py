@@ -1,7 +1,8 @@
 """The typed configuration of a run, and `key=value` overrides on it.
 
 Every part's dataclass lives beside what it builds. A field with `metadata={"hashed": False}` changes no result (where
-files lie, what is logged): it does not enter the hash that names a stage.
+files lie, what is logged): it does not enter the hash that names a stage. A field with `metadata=AT_TEST` changes the
+test alone: runs that differ in nothing else share their training (see `asked_at_test`).
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ LOGGERS = ("csv", "wandb")
 PRECISIONS = ("32-true", "bf16-mixed")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+AT_TEST = {"hashed": False, "at_test": True}
 
 
 @dataclass
@@ -73,6 +75,8 @@ class EvaluationConfig:
     constrained: bool = False
     """Normalise the model's probabilities anew over the codes that each prefix allows, instead of masking them
     afterwards: faster, another ranking."""
+    oracle_first_code: bool = field(default=False, metadata=AT_TEST)
+    """Tell the model the first code of every target: the upper bound of what the other codes can reach."""
     recall_at: list[int] = field(default_factory=lambda: [1, 5, 10, 20])
     ndcg_at: list[int] = field(default_factory=lambda: [5, 10, 20])
     entropy_at: list[int] = field(default_factory=lambda: [10, 20, 50])
@@ -129,6 +133,19 @@ def hashed(config: Any) -> Any:
         return config
     fields = (f for f in dataclasses.fields(config) if f.metadata.get("hashed", True))
     return {f.name: hashed(getattr(config, f.name)) for f in fields}
+
+
+def asked_at_test(config: EvaluationConfig) -> dict[str, Any]:
+    """The fields that change the test alone, without those at their defaults."""
+    fields = (f for f in dataclasses.fields(config) if f.metadata.get("at_test"))
+    return {f.name: value for f in fields if (value := getattr(config, f.name)) != f.default}
+
+
+def as_trained(config: RunConfig) -> RunConfig:
+    """The config that a training sees: the test's own fields at their defaults."""
+    fields = dataclasses.fields(config.evaluation)
+    defaults: dict[str, Any] = {f.name: f.default for f in fields if f.metadata.get("at_test")}
+    return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, **defaults))
 
 
 def override(config: RunConfig, assignments: list[str]) -> RunConfig:

@@ -48,6 +48,8 @@ class Example(NamedTuple):
 def example_users(path: Path, catalog: Catalog, test: Examples, table: "SIDTable") -> list[Example]:
     """Up to 20 test users, evenly spaced, half of them with the target in the top 10 where there are so many.
 
+    Of several targets of a user the last is shown.
+
     Raises:
         UserError: the file is missing or damaged, or names users or items that the catalogue does not have.
     """
@@ -60,8 +62,8 @@ def example_users(path: Path, catalog: Catalog, test: Examples, table: "SIDTable
         raise UserError(f"{path} cannot be read ({error}). Run the evaluate stage again.") from error
     if len(user_R) and (user_R.max() >= catalog.num_users or item_R.max() >= catalog.num_items):
         raise UserError(f"{path} belongs to another catalogue. Run the evaluate stage again.")
-    event_U = np.full(catalog.num_users, -1)
-    event_U[test.user_E] = test.target_E
+    event_U, end_U = np.full((2, catalog.num_users), -1)
+    event_U[test.user_E], end_U[test.user_E] = test.target_E, test.end_E
     target_R = catalog.item_M[event_U[user_R]]
     hit_R = (item_R == target_R) & (rank_R <= SHOWN) & (event_U[user_R] >= 0)
     users = np.intersect1d(user_R, test.user_E)
@@ -71,7 +73,8 @@ def example_users(path: Path, catalog: Catalog, test: Examples, table: "SIDTable
     for user in chosen:
         mine_R = np.flatnonzero(user_R == user)
         mine_R = mine_R[np.argsort(rank_R[mine_R], kind="stable")]
-        found.append(_example(user, int(event_U[user]), item_R[mine_R], score_R[mine_R], catalog, table))
+        asked = int(end_U[user]), int(event_U[user])
+        found.append(_example(user, *asked, item_R[mine_R], score_R[mine_R], catalog, table))
     return found
 
 
@@ -84,14 +87,14 @@ def choose(hits: np.ndarray, misses: np.ndarray, wanted: int) -> list[int]:
 
 
 def _example(
-    user: int, event: int, items: np.ndarray, scores: np.ndarray, catalog: Catalog, table: "SIDTable"
+    user: int, end: int, event: int, items: np.ndarray, scores: np.ndarray, catalog: Catalog, table: "SIDTable"
 ) -> Example:
     start, target = int(catalog.offsets_U1[user]), int(catalog.item_M[event])
-    before = catalog.item_M[max(start, event - HISTORY) : event]
+    before = catalog.item_M[max(start, end - HISTORY) : end]
     where = np.flatnonzero(items == target)
     return Example(
         user=catalog.users["user"][user].as_py(),
-        num_before=event - start,
+        num_before=end - start,
         history=[_shown(int(item), target, catalog, table) for item in before],
         target=_shown(target, target, catalog, table),
         answers=[

@@ -6,7 +6,7 @@ Legend: N items, D vector width, L levels.
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,10 @@ import numpy as np
 
 from datamodules.catalog import Catalog
 from datamodules.split import Split
-from experiments.config import RunConfig, hashed, to_yaml
+from experiments.config import RunConfig, as_trained, asked_at_test, hashed, to_yaml
 from experiments.provenance import provenance
 from experiments.stages import VERSIONS, Stage, file_hash, fingerprint, process_rank, write_atomically
+from models.configs import Content
 
 if TYPE_CHECKING:
     from datamodules.sequences import SequenceDataModule
@@ -35,6 +36,8 @@ class Pipeline:
     force: str = ""
     """Rebuild from this stage on."""
     say: Callable[[str], None] = print
+    command: str = ""
+    """What to type for this run; "": the command line of this process."""
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -83,7 +86,12 @@ class Pipeline:
 
     @cached_property
     def evaluate(self) -> Stage:
+        """The test: in the run's folder, or in one of its own where it is asked for something out of the ordinary."""
         inputs = {"version": VERSIONS["evaluate"], "train": self.train.hash, "published": self.config.published}
+        if asked := asked_at_test(self.config.evaluation):
+            inputs["evaluation"] = asked
+            folder = self.output / "artifacts" / "evaluate" / fingerprint(inputs)
+            return Stage("evaluate", folder, inputs, collective=True)
         return Stage("evaluate", self.train.folder, inputs, True, owns_folder=False, collective=True)
 
     def run(self, last: str, show: Callable[[str, dict[str, Any], Path], None]) -> None:
@@ -120,7 +128,8 @@ class Pipeline:
 
         config, sizes = self.config, self.table.codebook_sizes
         torch.manual_seed(config.seed)
-        model = config.model.build(sizes, config.sequences.max_items)
+        content = Content(self.table.codes_NL, np.load(self.embed.folder / "vectors.npy", mmap_mode="r"))
+        model = config.model.build(sizes, config.sequences.max_items, content)
         module = GenerativeModule(model, config.optimizer, config.seed)
         data = SequenceDataModule(
             config.sequences,
@@ -130,16 +139,15 @@ class Pipeline:
             module.model.tokens,
             config.seed,
             config.model.learns_from,
+            config.model.reads_long,
         )
         return module, data
 
     def _prepare(self, folder: Path) -> dict[str, Any]:
-        catalog = self.config.data.build()
-        catalog.save(folder)
-        return catalog.figures()
+        return {**self.config.data.write(folder), "official": self.config.data.official}
 
     def _embed(self, folder: Path) -> dict[str, Any]:
-        vectors_ND = self.config.embed.build(self.catalog.items)
+        vectors_ND = self.config.embed.build(self.catalog.items, self.prepare.folder)
         np.save(folder / "vectors.npy", vectors_ND)
         return {"items": vectors_ND.shape[0], "width": vectors_ND.shape[1]}
 
@@ -154,23 +162,27 @@ class Pipeline:
         from experiments.training import train
 
         module, data = self.retriever()
-        write_atomically(folder / "config.yaml", to_yaml(self.config))
+        config = as_trained(self.config)
+        write_atomically(folder / "config.yaml", to_yaml(config))
         self._note_environment(folder / "environment.json")
-        return train(self.config, module, data, self.table, self.catalog, folder)
+        return train(config, module, data, self.table, self.catalog, folder)
 
     def _evaluate(self, folder: Path) -> dict[str, Any]:
         from experiments.report import write_report
         from experiments.trainers import log_report
         from experiments.training import evaluate
 
-        module, data = self.retriever()
+        alone = self.evaluate.owns_folder  # report and wandb run are those of the training and its ordinary test
+        config = replace(self.config, logger="csv") if alone else self.config
+        module, data = self.trained()
         start = time.perf_counter()
-        result = evaluate(self.config, module, data, self.table, self.catalog, self.split, folder)
+        result = evaluate(config, module, data, self.table, self.catalog, self.split, folder)
         result |= {"seconds": round(time.perf_counter() - start, 1), "published": self.config.published}
         if process_rank():
             return result
         write_atomically(folder / "test.json", json.dumps(result, indent=1) + "\n")
-        log_report(self.config, write_report(folder, self.catalog, self.split, self.table, self.tokenize.folder))
+        if not alone:
+            log_report(config, write_report(folder, self.catalog, self.split, self.table, self.tokenize.folder))
         return result
 
     def trained(self) -> tuple["GenerativeModule", "SequenceDataModule"]:
@@ -183,9 +195,9 @@ class Pipeline:
     def _note_environment(self, path: Path) -> None:
         """Commit, versions, machine, seed, hashes of raw files and parents; each resumption is added to the first."""
         stages = {name: getattr(self, name).hash for name in STAGES}
-        noted = {**provenance(), "seed": self.config.seed, "stages": stages, "raw_files": self.raw_files}
+        noted = {**provenance(self.command), "seed": self.config.seed, "stages": stages, "raw_files": self.raw_files}
         if path.exists():
             first = json.loads(path.read_text())
-            noted = {**first, "resumed": [*first.get("resumed", []), provenance()]}
+            noted = {**first, "resumed": [*first.get("resumed", []), provenance(self.command)]}
         if process_rank() == 0:
             write_atomically(path, json.dumps(noted, indent=1) + "\n")

@@ -32,8 +32,12 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def provenance() -> dict[str, Any]:
-    """Plain data; an empty commit means that the code does not lie in a git checkout."""
+def provenance(command: str = "") -> dict[str, Any]:
+    """Plain data; an empty commit means that the code does not lie in a git checkout.
+
+    Args:
+        command: what to type for the same result; "": the command line of this process.
+    """
     return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain")),
@@ -42,5 +46,5 @@ def provenance() -> dict[str, Any]:
         "versions": _versions(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
-        "command": " ".join(["python -m experiments.run", *sys.argv[1:]]),
+        "command": command or " ".join(["python -m experiments.run", *sys.argv[1:]]),
     }

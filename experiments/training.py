@@ -1,6 +1,6 @@
 """The train and evaluate stages of a generative retriever.
 
-Legend: B users, N items, K ranks.
+Legend: B users, U users of the catalogue, N items, X items that may be recommended, M events, K ranks.
 """
 
 import time
@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torchmetrics import Metric
 
 from callbacks.history import History
+from callbacks.inside import BeamRanks, Insight
 from callbacks.metrics import Coverage, EntropyDiversity, InvalidRate, PrefixHits, RankMetrics
 from callbacks.recommendations import RecommendationFile
 from callbacks.retrieval import Retrieval
@@ -36,32 +37,39 @@ from experiments.trainers import (
 from lightning_modules.generative import GenerativeModule
 from sid.decode import Recommendations
 from sid.table import SIDTable
-from sid.trie import FreeTree
+from sid.trie import FreeTree, Trie
 
 MONITOR = "val/ndcg@10"
+STRETCH_EVENTS = 1 << 23
 
 
 def list_metrics(config: EvaluationConfig, catalog: Catalog) -> list[Metric]:
     """The item-level metrics that every retriever is measured with."""
-    categories = np.unique(np.array(catalog.items["category"].to_pylist()), return_inverse=True)[1]
+    categories = catalog.items["category"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    candidates = catalog.candidates
     return [
         RankMetrics(config.recall_at, config.ndcg_at),
         EntropyDiversity(torch.from_numpy(categories), config.entropy_at),
-        Coverage(catalog.num_items, config.coverage_at),
+        Coverage(catalog.num_items, config.coverage_at, None if candidates is None else len(candidates)),
     ]
 
 
-def retrieval(config: EvaluationConfig, table: SIDTable, catalog: Catalog, *observers: Any) -> Retrieval:
-    """The callback that decodes and counts."""
+def retrieval(config: EvaluationConfig, table: SIDTable, catalog: Catalog, model: Any, *observers: Any) -> Retrieval:
+    """The callback that decodes and counts. Codes of items that may not be recommended count as invalid."""
+    candidates = catalog.candidates
+    trie = table.trie if candidates is None else Trie.from_codes(table.codes_NL, torch.from_numpy(candidates))
     return Retrieval(
-        table.trie,
+        trie,
         config.num_beams,
         [*list_metrics(config, catalog), PrefixHits(table.num_levels, config.coverage_at)],
-        FreeTree(table.codebook_sizes, table.trie),
+        FreeTree(table.codebook_sizes, trie),
         config.free_beams,
         [InvalidRate(config.invalid_at)],
         observers,
         config.constrained,
+        config.oracle_first_code,
+        BeamRanks(table.num_levels),
+        Insight(table.num_levels, model.gated_layers) if hasattr(model, "look_inside") else None,
     )
 
 
@@ -85,7 +93,7 @@ def train(
     history = History(run / "metrics.csv")
     stopper = EarlyStopping(MONITOR, mode="max", patience=config.train.patience)
     callbacks: list[Callback] = [
-        retrieval(config.evaluation, table, catalog),
+        retrieval(config.evaluation, table, catalog, module.model),
         history,
         stopper,
         best_checkpoint(checkpoints, MONITOR, config.train.validate_every),
@@ -138,11 +146,10 @@ def evaluate(
     split: Split,
     run: Path,
 ) -> dict[str, Any]:
-    """The best checkpoint on every test user: metrics, recommendations.parquet, and popularity beside it."""
-    load_best(module, run)
-    lists = RecommendationFile(catalog.items["item"])
+    """A trained module on every test user: metrics, recommendations.parquet in `run`, and popularity beside it."""
+    lists = RecommendationFile(catalog.items["item"], by_target=config.evaluation.oracle_first_code)
     logger = wandb_logger(config, run.name)
-    tester = trainer([retrieval(config.evaluation, table, catalog, lists)], logger, **_hardware(config))
+    tester = trainer([retrieval(config.evaluation, table, catalog, module.model, lists)], logger, **_hardware(config))
     start = time.perf_counter()
     (measured,) = tester.test(module, datamodule=data, verbose=False)
     seconds = time.perf_counter() - start
@@ -164,8 +171,10 @@ class Targets(NamedTuple):
 
 def popularity(config: EvaluationConfig, catalog: Catalog, split: Split) -> dict[str, float]:
     """The same metrics for recommending the most frequent training items to everybody; every rank counts all users."""
-    count_N = torch.bincount(torch.from_numpy(learnt_items(catalog, split)).long(), minlength=catalog.num_items)
-    items_K = count_N.argsort(descending=True, stable=True)[: config.num_beams]
+    count_N = torch.from_numpy(learnt_counts(catalog, split))
+    candidates = catalog.candidates
+    items_X = torch.arange(catalog.num_items) if candidates is None else torch.from_numpy(candidates)
+    items_K = items_X[count_N[items_X].argsort(descending=True, stable=True)[: config.num_beams]]
     metrics = list_metrics(config, catalog)
     targets = torch.from_numpy(catalog.item_M[split.test.target_E]).long()
     for target_B in targets.split(4096):
@@ -177,9 +186,16 @@ def popularity(config: EvaluationConfig, catalog: Catalog, split: Split) -> dict
     return {name: float(value) for metric in metrics for name, value in metric.compute().items()}
 
 
-def learnt_items(catalog: Catalog, split: Split) -> np.ndarray:
-    """Items of the events that training may know: every training target and what lies before it."""
-    last_U = np.full(catalog.num_users, -1)
-    np.maximum.at(last_U, split.train.user_E, split.train.target_E)
-    user_M = np.repeat(np.arange(catalog.num_users), np.diff(catalog.offsets_U1))
-    return catalog.item_M[np.arange(catalog.num_events) <= last_U[user_M]]
+def learnt_counts(catalog: Catalog, split: Split) -> np.ndarray:
+    """(N,) int64, how often each item is among the events that training may know: every training target and what lies
+    before it. The log is read a stretch at a time."""
+    offsets_U1, count_N = catalog.offsets_U1, np.zeros(catalog.num_items, np.int64)
+    known_U = offsets_U1[:-1].copy()
+    np.maximum.at(known_U, split.train.user_E, split.train.target_E + 1)
+    for start in range(0, catalog.num_events, STRETCH_EVENTS):
+        stop = min(start + STRETCH_EVENTS, catalog.num_events)
+        first, last = np.searchsorted(offsets_U1, [start, stop - 1], side="right") - 1
+        events_U = np.diff(np.clip(offsets_U1[first : last + 2], start, stop))
+        known = np.arange(start, stop) < np.repeat(known_U[first : last + 1], events_U)
+        count_N += np.bincount(catalog.item_M[start:stop][known], minlength=catalog.num_items)
+    return count_N

@@ -1,0 +1,21 @@
+"""What an ablation switches, one row at a time: name -> overrides of the experiment. Plain data."""
+
+from models.configs import GlassConfig
+
+WHOLE, PLAIN = "whole model", "neither: TIGER"
+
+GLASS = {
+    "no tier token": ["model.tier=false"],
+    "no search": ["model.search=false"],
+    PLAIN: ["model.tier=false", "model.search=false"],
+    "no neighbours": ["model.neighbours=0"],
+    "scalar gate": ["model.gate=scalar"],
+    "gate fixed at 0.5": ["model.gate=fixed"],
+    "sum without a gate": ["model.gate=sum"],
+    "10 found": ["model.retrieved=10"],
+    "100 found": ["model.retrieved=100"],
+    "first code given (oracle)": ["evaluation.oracle_first_code=true"],
+}
+
+ABLATIONS = {GlassConfig: GLASS}
+"""Kind of the model -> its rows. The row PLAIN, where there is one, is compared with the whole by history length."""
