@@ -21,6 +21,13 @@ class SequenceBatch(NamedTuple):
     """(B,) int64 item to predict."""
     user_B: Tensor
     """(B,) int64 user numbers."""
+    long_BT: Tensor | None = None
+    """(B, T) int64 items before the history, oldest first, -1 behind; None for a model that does not ask for them."""
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What a model reads."""
+        return (self.tokens_BS,) if self.long_BT is None else (self.tokens_BS, self.long_BT)
 
 
 class WindowBatch(NamedTuple):

@@ -11,6 +11,8 @@ class SequenceConfig:
 
     max_items: int = 20
     """Most recent history items that the model sees."""
+    long_items: int = 1000
+    """Items before those that a model with a long history gets."""
     stride: int = 0
     """Windows only: how far each further window of a user with more than `max_items` moves on; 0: half of them."""
     batch_size: int = 256
@@ -26,6 +28,7 @@ class SequenceConfig:
         """Raise UserError for a value that gives no batches."""
         smallest = {
             "max_items": 1,
+            "long_items": 1,
             "stride": 0,
             "batch_size": 1,
             "eval_batch_size": 1,

@@ -56,18 +56,23 @@ class Collate(NamedTuple):
     examples: Examples
     offsets_U1: np.ndarray
     max_items: int
+    long_items: int
 
     def lengths(self) -> np.ndarray:
         """(E,) number of history items of every example, at most `max_items`."""
         start_E = self.offsets_U1[self.examples.user_E]
-        return np.minimum(self.examples.target_E - start_E, self.max_items)
+        return np.minimum(self.examples.end_E - start_E, self.max_items)
 
     def __call__(self, rows_B: np.ndarray) -> SequenceBatch:
-        user_B, end_B = self.examples.user_E[rows_B], self.examples.target_E[rows_B]
-        history_BT = self.log.items(np.maximum(self.offsets_U1[user_B], end_B - self.max_items), end_B)
-        target_B = self.log.item_M[self.log.put(end_B)].long()
+        user_B, end_B = self.examples.user_E[rows_B], self.examples.end_E[rows_B]
+        oldest_B = self.offsets_U1[user_B]
+        start_B = np.maximum(oldest_B, end_B - self.max_items)
+        history_BT = self.log.items(start_B, end_B)
+        long_BT = self.log.items(np.maximum(oldest_B, start_B - self.long_items), start_B) if self.long_items else None
+        target_B = self.log.item_M[self.log.put(self.examples.target_E[rows_B])].long()
         tokens_BS = self.log.sequence(history_BT, user_B)
-        return SequenceBatch(tokens_BS, self.log.codes_NL[target_B], history_BT, target_B, self.log.put(user_B))
+        codes_BL, users_B = self.log.codes_NL[target_B], self.log.put(user_B)
+        return SequenceBatch(tokens_BS, codes_BL, history_BT, target_B, users_B, long_BT)
 
 
 class WindowCollate(NamedTuple):
@@ -135,6 +140,7 @@ class SequenceDataModule(lightning.LightningDataModule):
 
     Args:
         learns_from: prefixes (a sample is a history and its next item) or windows (a user, all items at once).
+        reads_long: batches carry the items before the history, up to `config.long_items`.
 
     The order of epoch e depends on the seed and e alone, so a resumed run sees the batches that an unbroken one sees.
     Use with `Trainer(reload_dataloaders_every_n_epochs=1)`.
@@ -149,9 +155,11 @@ class SequenceDataModule(lightning.LightningDataModule):
         tokens: TokenSpace,
         seed: int,
         learns_from: str = "prefixes",
+        reads_long: bool = False,
     ) -> None:
         super().__init__()
         self.config, self.split, self.seed = config, split, seed
+        self._long_items = config.long_items if reads_long else 0
         self._catalog, self._table, self._tokens = catalog, table, tokens
         if learns_from not in ("prefixes", "windows"):
             raise ValueError(f"learns_from={learns_from!r}: expected prefixes or windows")
@@ -178,7 +186,7 @@ class SequenceDataModule(lightning.LightningDataModule):
 
     def collate(self, examples: Examples) -> Collate:
         """The collate function of any examples of this catalogue."""
-        return Collate(self._log(), examples, self._catalog.offsets_U1, self.config.max_items)
+        return Collate(self._log(), examples, self._catalog.offsets_U1, self.config.max_items, self._long_items)
 
     def train_collate(self) -> Collate | WindowCollate:
         """The collate function of the training samples."""
@@ -225,7 +233,7 @@ class SequenceDataModule(lightning.LightningDataModule):
         examples, wanted = self.split.validation, self.config.eval_users
         if 0 < wanted < len(examples.user_E):
             rows = np.sort(np.random.default_rng(self.seed).permutation(len(examples.user_E))[:wanted])
-            examples = Examples(examples.user_E[rows], examples.target_E[rows])
+            examples = examples.only(rows)
         return self._evaluation(examples)
 
     def test_dataloader(self) -> BatchLoader:

@@ -1,7 +1,7 @@
 """Attention and feed-forward of T5, in plain torch, shared by the generative retrievers.
 
 As in T5 (Raffel et al. 2020, v1.0): no biases, attention without 1/sqrt(d) scaling, relative position buckets, ReLU
-feed-forward, T5's initialisation.
+feed-forward, T5's initialisation; the last and the scaling can be torch's (`Shape.t5`).
 Legend: B users, S source tokens, T target tokens, K beams, P past positions, H heads, E head width, D model width.
 """
 
@@ -26,6 +26,9 @@ class Shape:
     dropout: float
     num_buckets: int = 32
     max_distance: int = 128
+    t5: bool = True
+    """T5's initialisation, unscaled scores and dropout everywhere; else weights within 1/sqrt(inputs), as torch's own
+    layers, scores divided by sqrt(head_width), and dropout on the input and the residual branches alone."""
 
 
 def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
@@ -101,27 +104,29 @@ class RelativeBias(nn.Module):
         return bias.masked_fill(later, -torch.inf)
 
 
-def _linear(inputs: int, outputs: int, std: float) -> nn.Linear:
+def _linear(shape: Shape, inputs: int, outputs: int, std: float) -> nn.Linear:
     layer = nn.Linear(inputs, outputs, bias=False)
-    nn.init.normal_(layer.weight, std=std)
+    if shape.t5:
+        nn.init.normal_(layer.weight, std=std)
     return layer
 
 
 class Attention(nn.Module):
-    """Multi-head attention with T5's initialisation. `fused` projects to queries, keys and values at once; in
+    """Multi-head attention. `fused` projects to queries, keys and values at once; in
     cross-attention to keys and values, and `q` to queries."""
 
     def __init__(self, shape: Shape, cross: bool) -> None:
         super().__init__()
         self.shape = shape
+        self.scale = 1.0 if shape.t5 else shape.head_width**-0.5
         inner = shape.num_heads * shape.head_width
         query_std = (shape.width * shape.head_width) ** -0.5
-        self.fused = _linear(shape.width, inner * (2 if cross else 3), shape.width**-0.5)
+        self.fused = _linear(shape, shape.width, inner * (2 if cross else 3), shape.width**-0.5)
         if cross:
-            self.q = _linear(shape.width, inner, query_std)
-        else:
+            self.q = _linear(shape, shape.width, inner, query_std)
+        elif shape.t5:
             nn.init.normal_(self.fused.weight[:inner], std=query_std)
-        self.out = _linear(inner, shape.width, inner**-0.5)
+        self.out = _linear(shape, inner, shape.width, inner**-0.5)
 
     def split(self, x: Tensor) -> list[Tensor]:
         """(B, S, n H E) to n of (B, H, S, E)."""
@@ -133,12 +138,13 @@ class Attention(nn.Module):
 
     @property
     def rate(self) -> float:
-        return self.shape.dropout if self.training else 0.0
+        return self.shape.dropout if self.training and self.shape.t5 else 0.0
 
     def self_attention(self, x_BTD: Tensor, bias: Tensor | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The output, and the keys and values (B, H, T, E). Without bias: causal."""
         query, key, value = self.split(self.fused(x_BTD))
-        return self.merge(attend(query, key, value, bias, self.rate, causal=bias is None)), (key, value)
+        attended = attend(query * self.scale, key, value, bias, self.rate, causal=bias is None)
+        return self.merge(attended), (key, value)
 
     def keys_values(self, source_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, H, S, E) of an encoded source, for `cross_attention`."""
@@ -147,7 +153,7 @@ class Attention(nn.Module):
 
     def cross_attention(self, x_BTD: Tensor, keys_values: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
         (query,) = self.split(self.q(x_BTD))
-        return self.merge(attend(query, *keys_values, bias, self.rate))
+        return self.merge(attend(query * self.scale, *keys_values, bias, self.rate))
 
     def beam_attention(
         self,
@@ -161,6 +167,7 @@ class Attention(nn.Module):
         beams of a user share; returns the output and the past with the new token."""
         qkv = self.fused(x_BKD).unflatten(-1, (3, self.shape.num_heads, self.shape.head_width))
         query, key, value = qkv.unbind(2)
+        query = query * self.scale
         keys, values = (key,), (value,)
         if past is not None:
             keys = (*(of_parents(old, parents_BK) for old in past.keys), key)
@@ -221,9 +228,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.rate = shape.dropout
-        self.inner = _linear(shape.width, shape.ff_width, shape.width**-0.5)
-        self.out = _linear(shape.ff_width, shape.width, shape.ff_width**-0.5)
+        self.rate = shape.dropout if shape.t5 else 0.0
+        self.inner = _linear(shape, shape.width, shape.ff_width, shape.width**-0.5)
+        self.out = _linear(shape, shape.ff_width, shape.width, shape.ff_width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(dropout(self.inner(x).relu_(), self.rate, self.training))

@@ -18,7 +18,7 @@ from models.attention import Shape, causal_mask
 from models.transformer import CausalStack, CausalState
 from sid.tokens import BOS, PAD, TokenSpace
 
-INIT_STD = 0.05
+INIT_STD = 0.02
 
 
 class Written(NamedTuple):
@@ -60,7 +60,7 @@ class Causal(nn.Module):
         self.embedding = nn.Parameter(torch.empty(tokens.size, width).normal_(std=INIT_STD))
         self.position = nn.Parameter(torch.empty(num_positions, width).normal_(std=INIT_STD))
         codes = tokens.offsets[-1]
-        self.output = None if tied else nn.Parameter(torch.empty(codes, width).normal_(std=width**-0.5))
+        self.output = None if tied else nn.Parameter(torch.empty(codes, width).normal_(std=(3 * width) ** -0.5))
 
     def logits(self, states: Tensor, level: int) -> Tensor:
         """Scores (..., V) of the codes of `level`."""

@@ -2,15 +2,28 @@
 answers at once."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from sid.errors import require
 
 if TYPE_CHECKING:
-    from torch import nn
+    import numpy as np
+    from torch import Tensor, nn
 
+    from models.attention import Shape
     from models.causal import Causal
     from models.tiger import Tiger
+
+
+class Content(NamedTuple):
+    """What is known of the items, for models that look at more than codes.
+
+    Legend: N items, L levels, D vector width.
+    """
+
+    codes_NL: "Tensor"
+    vectors_ND: "np.ndarray"
+    """May be a mapped file."""
 
 
 @dataclass
@@ -21,7 +34,12 @@ class ModelConfig:
     """What a training sample is: prefixes (a history and its next item), or windows (all next items of a user at once;
     the model then offers `window_loss`)."""
 
-    def build(self, codebook_sizes: tuple[int, ...], max_items: int) -> "nn.Module":
+    @property
+    def reads_long(self) -> bool:
+        """Whether the model reads the items before the history as well (`SequenceBatch.long_BT`)."""
+        return False
+
+    def build(self, codebook_sizes: tuple[int, ...], max_items: int, content: "Content | None" = None) -> "nn.Module":
         """A freshly initialised model for histories of up to `max_items`, with a `tokens: TokenSpace`, `loss`, `begin`
         and `next_logp`."""
         raise NotImplementedError
@@ -47,14 +65,74 @@ class TigerConfig(ModelConfig):
         _check_shares(self, "dropout")
         require(self.num_user_tokens >= 0, "model.num_user_tokens", self.num_user_tokens, "at least 0")
 
-    def build(self, codebook_sizes: tuple[int, ...], max_items: int) -> "Tiger":
-        """A freshly initialised TIGER for semantic IDs with these codebooks."""
+    @property
+    def shape(self) -> "Shape":
+        """The sizes of either stack."""
         from models.attention import Shape
+
+        return Shape(self.width, self.num_layers, self.num_heads, self.head_width, self.ff_width, self.dropout)
+
+    def build(self, codebook_sizes: tuple[int, ...], max_items: int, content: Content | None = None) -> "Tiger":
+        """A freshly initialised TIGER for semantic IDs with these codebooks."""
         from models.tiger import Tiger
         from sid.tokens import TokenSpace
 
-        shape = Shape(self.width, self.num_layers, self.num_heads, self.head_width, self.ff_width, self.dropout)
-        return Tiger(shape, TokenSpace(codebook_sizes, self.num_user_tokens))
+        return Tiger(self.shape, TokenSpace(codebook_sizes, self.num_user_tokens))
+
+
+@dataclass
+class GlassConfig(TigerConfig):
+    """Sizes of the paper: 4 + 4 layers, width 96, 6 heads of 32, feed-forward 1024. See `models.glass`."""
+
+    width: int = 96
+    head_width: int = 32
+    num_user_tokens: int = 0
+    tier: bool = True
+    """The SID-Tier token."""
+    num_tiers: int = 4
+    search: bool = True
+    """Retrieval from the long history by first code."""
+    retrieved: int = 30
+    """Items that the search brings back, the most recent ones."""
+    gate: str = "vector"
+    """vector (one opening a dimension), scalar, fixed (half and half) or sum (added without a gate)."""
+    neighbours: int = 2
+    """Similar first codes whose items help out where a code has brought back too few; 0: none."""
+    few: int = 1
+    """How many items of its own a code needs to do without its neighbours."""
+
+    @property
+    def reads_long(self) -> bool:
+        return self.tier or self.search
+
+    def check(self) -> None:
+        super().check()
+        _check_sizes(self, "num_tiers", "retrieved")
+        require(self.num_tiers <= 255, "model.num_tiers", self.num_tiers, "at most 255")
+        gates = ("vector", "scalar", "fixed", "sum")
+        require(self.gate in gates, "model.gate", self.gate, ", ".join(gates))
+        for name in ("neighbours", "few"):
+            require(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "at least 0")
+
+    def build(self, codebook_sizes: tuple[int, ...], max_items: int, content: Content | None = None) -> "Tiger":
+        """A freshly initialised GLASS; without tier and search a TIGER of the same sizes."""
+        if not self.reads_long:
+            return super().build(codebook_sizes, max_items, content)
+        from models.glass import Glass
+        from sid.tokens import TokenSpace
+
+        if content is None:
+            raise ValueError("GLASS needs the codes and vectors of the items")
+        return Glass(
+            self.shape,
+            TokenSpace(codebook_sizes, self.num_user_tokens),
+            *content,
+            tiers=self.num_tiers if self.tier else 0,
+            most=self.retrieved if self.search else 0,
+            gate=self.gate,
+            neighbours=self.neighbours,
+            few=self.few,
+        )
 
 
 @dataclass
@@ -88,7 +166,7 @@ class CausalConfig(ModelConfig):
         _check_shares(self, "dropout", "depth_dropout", "item_dropout", "label_smoothing")
         require(self.num_user_tokens >= 0, "model.num_user_tokens", self.num_user_tokens, "at least 0")
 
-    def build(self, codebook_sizes: tuple[int, ...], max_items: int) -> "Causal":
+    def build(self, codebook_sizes: tuple[int, ...], max_items: int, content: Content | None = None) -> "Causal":
         """A freshly initialised model of the chosen form."""
         from models.attention import Shape
         from models.causal import FlatCausal, ItemCausal

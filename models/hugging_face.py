@@ -17,7 +17,7 @@ def to_hugging_face(model: Tiger) -> "T5ForConditionalGeneration":
 
     Raises UserError for another model: Hugging Face has none like it.
     """
-    if not isinstance(model, Tiger):
+    if type(model) is not Tiger:
         raise UserError(f"{type(model).__name__} has no counterpart in Hugging Face; only a TIGER exports")
     from transformers import T5Config, T5ForConditionalGeneration
 

@@ -3,6 +3,9 @@
 Legend: B users, S source tokens, L levels, K beams, V codes of a level, W vocabulary, D width.
 """
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,26 +15,54 @@ from models.transformer import Decoder, DecoderState, Encoder
 from sid.tokens import BOS, PAD, TokenSpace
 
 
+class Inside(NamedTuple):
+    """What a look inside a model shows, of every example."""
+
+    right_BL: Tensor
+    """Whether each code is the most likely one of its level, given those before."""
+    found_B: Tensor | None
+    """How many items the search brought back; None for a model without one."""
+    gate_GB: Tensor | None
+    """Mean opening of the gate of every layer, 0 to 1 (1 where what was found is simply added)."""
+
+
 class Tiger(nn.Module):
     """Embedding shared by source, target and output; the softmax runs over the whole vocabulary, as in T5."""
 
-    def __init__(self, shape: Shape, tokens: TokenSpace) -> None:
+    def __init__(self, shape: Shape, tokens: TokenSpace, decoder: Decoder | None = None) -> None:
         super().__init__()
         self.tokens = tokens
         self.embedding = nn.Parameter(torch.empty(tokens.size, shape.width).normal_())
         self.encoder = Encoder(shape)
-        self.decoder = Decoder(shape)
+        self.decoder = decoder or Decoder(shape)
 
-    def _encode(self, tokens_BS: Tensor) -> tuple[Tensor, Tensor | None]:
-        padding_BS = tokens_BS == PAD
+    @property
+    def gated_layers(self) -> int:
+        """Layers that mix in something besides the source."""
+        return 0
+
+    def embed(self, tokens_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """The encoder's input (B, S, D), and which of it is padding (B, S)."""
+        return F.embedding(tokens_BS, self.embedding), tokens_BS == PAD
+
+    def encode(self, x_BSD: Tensor, padding_BS: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The encoder's output (B, S, D), and the mask (B, 1, 1, S) for those who read it."""
         mask_B11S = None
-        if tokens_BS.device.type != "cpu" or padding_BS.any():
-            mask_B11S = torch.zeros_like(tokens_BS, dtype=self.embedding.dtype).masked_fill(padding_BS, -torch.inf)
+        if x_BSD.device.type != "cpu" or padding_BS.any():
+            mask_B11S = torch.zeros_like(padding_BS, dtype=self.embedding.dtype).masked_fill(padding_BS, -torch.inf)
             mask_B11S = mask_B11S[:, None, None]
-        return self.encoder(F.embedding(tokens_BS, self.embedding), mask_B11S), mask_B11S
+        return self.encoder(x_BSD, mask_B11S), mask_B11S
 
     def _logits(self, states: Tensor) -> Tensor:
         return F.linear(states * self.embedding.shape[1] ** -0.5, self.embedding)
+
+    def decode(
+        self, x_BSD: Tensor, padding_BS: Tensor, codes_BL: Tensor, asides: Sequence[Any] | None = None
+    ) -> Tensor:
+        """Logits (B, L, W) of the target's tokens, each given those before it (teacher forcing)."""
+        source_BSD, mask_B11S = self.encode(x_BSD, padding_BS)
+        before_BL = F.pad(self.tokens.encode(codes_BL)[:, :-1], (1, 0), value=BOS)
+        return self._logits(self.decoder(F.embedding(before_BL, self.embedding), source_BSD, mask_B11S, asides))
 
     def forward(self, tokens_BS: Tensor, codes_BL: Tensor) -> Tensor:
         """Logits (B, L, W) of the target's tokens, each given those before it (teacher forcing).
@@ -40,28 +71,53 @@ class Tiger(nn.Module):
             tokens_BS: user token and history; PAD where a row is shorter.
             codes_BL: codes of the target item.
         """
-        source_BSD, mask_B11S = self._encode(tokens_BS)
-        before_BL = F.pad(self.tokens.encode(codes_BL)[:, :-1], (1, 0), value=BOS)
-        return self._logits(self.decoder(F.embedding(before_BL, self.embedding), source_BSD, mask_B11S))
+        return self.decode(*self.embed(tokens_BS), codes_BL)
+
+    def token_loss(self, logits_BLW: Tensor, codes_BL: Tensor) -> Tensor:
+        """Mean cross-entropy (natural log) of the target's tokens."""
+        return F.cross_entropy(logits_BLW.flatten(0, 1).float(), self.tokens.encode(codes_BL).flatten())
+
+    def right(self, logits_BLW: Tensor, codes_BL: Tensor) -> Tensor:
+        """(B, L) whether the target's code is the most likely one of its level."""
+        best_BL = [logits_BLW[:, level, self.tokens.level(level)].argmax(1) for level in range(codes_BL.shape[1])]
+        return torch.stack(best_BL, dim=1) == codes_BL
 
     def loss(self, tokens_BS: Tensor, codes_BL: Tensor) -> Tensor:
         """Mean cross-entropy (natural log) of the target's tokens."""
-        logits_BLW = self(tokens_BS, codes_BL)
-        return F.cross_entropy(logits_BLW.flatten(0, 1).float(), self.tokens.encode(codes_BL).flatten())
+        return self.token_loss(self(tokens_BS, codes_BL), codes_BL)
+
+    def look_inside(self, tokens_BS: Tensor, codes_BL: Tensor) -> Inside:
+        """Which codes the model gets right when it is told those before."""
+        return Inside(self.right(self(tokens_BS, codes_BL), codes_BL), None, None)
+
+    def read(self, x_BSD: Tensor, padding_BS: Tensor) -> DecoderState:
+        """The decoder's state before the first token."""
+        return self.decoder.begin(*self.encode(x_BSD, padding_BS))
 
     def begin(self, tokens_BS: Tensor) -> DecoderState:
         """Encodes every history once, for `sid.decode.beam_search`."""
-        return self.decoder.begin(*self._encode(tokens_BS))
+        return self.read(*self.embed(tokens_BS))
 
-    def next_logp(
-        self, state: DecoderState, level: int, codes_BK: Tensor | None, parents_BK: Tensor | None
+    def continue_with(
+        self,
+        state: DecoderState,
+        level: int,
+        codes_BK: Tensor | None,
+        parents_BK: Tensor | None,
+        asides: Sequence[Any] | None = None,
     ) -> tuple[Tensor, DecoderState]:
-        """Log-probabilities (B, K, V) of the codes of `level` (see `sid.decode.Generator`)."""
+        """One step of every beam: log-probabilities (B, K, V) of the codes of `level`, and the new state."""
         if codes_BK is None:
             users = len(state.source[0][0])
             tokens_BK = torch.full((users, 1), BOS, device=self.embedding.device)
         else:
             tokens_BK = codes_BK + self.tokens.offsets[level - 1]
-        states_BKD, state = self.decoder.step(F.embedding(tokens_BK, self.embedding), parents_BK, state)
+        states_BKD, state = self.decoder.step(F.embedding(tokens_BK, self.embedding), parents_BK, state, asides)
         logp_BKW = self._logits(states_BKD).log_softmax(-1, dtype=torch.float32)
         return logp_BKW[..., self.tokens.level(level)], state
+
+    def next_logp(
+        self, state: DecoderState, level: int, codes_BK: Tensor | None, parents_BK: Tensor | None
+    ) -> tuple[Tensor, DecoderState]:
+        """Log-probabilities (B, K, V) of the codes of `level` (see `sid.decode.Generator`)."""
+        return self.continue_with(state, level, codes_BK, parents_BK)

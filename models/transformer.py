@@ -5,6 +5,8 @@ layers of a stack; equal to Hugging Face's (tested). `CausalStack` has the same 
 Legend: B users, S source tokens, T target tokens, K beams, P past positions, H heads, E head width, D model width.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -65,18 +67,16 @@ class CausalState(NamedTuple):
 class CausalStack(nn.Module):
     """Causal stack without cross-attention and without position bias: positions are the caller's.
 
-    Every residual branch starts at zero, so the stack starts as the identity: with T5's initialisation the noise of the
-    branches drowns the embeddings for the first epochs (experiments/LOG.md).
+    Not T5's choices (`Shape.t5`): its initialisation drowns the embeddings in the noise of the branches for the first
+    epochs, and its many dropouts starve models that see so few steps (experiments/LOG.md).
     """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
+        shape = replace(shape, t5=False)
         self.rate = shape.dropout
         self.layers = nn.ModuleList(EncoderLayer(shape) for _ in range(shape.num_layers))
         self.norm = _norm(shape)
-        for name, weight in self.layers.named_parameters():
-            if name.endswith(".out.weight"):
-                nn.init.zeros_(weight)
 
     def forward(self, x_BSD: Tensor, bias: Tensor | None = None) -> Tensor:
         """All S positions at once: (B, S, D) to (B, S, D). A `bias` stands in for the causal mask."""
@@ -89,7 +89,7 @@ class CausalStack(nn.Module):
         for layer in self.layers:
             x_BSD, keys_values = layer(x_BSD, bias)
             memory.append(keys_values)
-        return dropout(self.norm(x_BSD), self.rate, self.training), memory
+        return self.norm(x_BSD), memory
 
     def begin(self, x_BSD: Tensor, mask_B11S: Tensor | None) -> tuple[Tensor, CausalState]:
         """Reads a history that is kept once a user; padding stands behind, so only later tokens need the mask."""
@@ -121,16 +121,19 @@ class DecoderLayer(nn.Module):
         self.cross, self.cross_norm = Attention(shape, cross=True), _norm(shape)
         self.feed_forward, self.feed_forward_norm = FeedForward(shape), _norm(shape)
 
-    def after_self(self, x: Tensor, source: tuple[Tensor, Tensor], mask_B11S: Tensor | None) -> Tensor:
+    def read(self, x: Tensor, source: tuple[Tensor, Tensor], mask_B11S: Tensor | None, aside: Any) -> Tensor:
+        """What the normalised states take from the source. `aside` is for decoders that read something more."""
+        return self.cross.cross_attention(x, source, mask_B11S)
+
+    def after_self(self, x: Tensor, source: tuple[Tensor, Tensor], mask_B11S: Tensor | None, aside: Any) -> Tensor:
         """Cross-attention and feed-forward, the same for T teacher-forced tokens and for K beams."""
-        attended = self.cross.cross_attention(self.cross_norm(x), source, mask_B11S)
-        x = x + dropout(attended, self.rate, self.training)
+        x = x + dropout(self.read(self.cross_norm(x), source, mask_B11S, aside), self.rate, self.training)
         return x + dropout(self.feed_forward(self.feed_forward_norm(x)), self.rate, self.training)
 
-    def forward(self, x_BTD: Tensor, bias: Tensor, source_BSD: Tensor, mask_B11S: Tensor | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, bias: Tensor, source_BSD: Tensor, mask_B11S: Tensor | None, aside: Any) -> Tensor:
         attended, _ = self.attention.self_attention(self.attention_norm(x_BTD), bias)
         x_BTD = x_BTD + dropout(attended, self.rate, self.training)
-        return self.after_self(x_BTD, self.cross.keys_values(source_BSD), mask_B11S)
+        return self.after_self(x_BTD, self.cross.keys_values(source_BSD), mask_B11S, aside)
 
 
 class DecoderState(NamedTuple):
@@ -142,21 +145,23 @@ class DecoderState(NamedTuple):
 
 
 class Decoder(nn.Module):
-    """Causal stack with cross-attention to an encoded source."""
+    """Causal stack with cross-attention to an encoded source; `layer` makes its layers."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, layer: Callable[[Shape], DecoderLayer] = DecoderLayer) -> None:
         super().__init__()
         self.rate = shape.dropout
         self.bias = RelativeBias(shape, bidirectional=False)
-        self.layers = nn.ModuleList(DecoderLayer(shape) for _ in range(shape.num_layers))
+        self.layers = nn.ModuleList(layer(shape) for _ in range(shape.num_layers))
         self.norm = _norm(shape)
 
-    def forward(self, x_BTD: Tensor, source_BSD: Tensor, mask_B11S: Tensor | None) -> Tensor:
-        """All T positions at once, for training: (B, T, D) to (B, T, D)."""
+    def forward(
+        self, x_BTD: Tensor, source_BSD: Tensor, mask_B11S: Tensor | None, asides: Sequence[Any] | None = None
+    ) -> Tensor:
+        """All T positions at once, for training: (B, T, D) to (B, T, D). `asides`: what each layer reads besides."""
         bias = self.bias(x_BTD.shape[1], x_BTD.shape[1])
         x_BTD = dropout(x_BTD, self.rate, self.training)
-        for layer in self.layers:
-            x_BTD = layer(x_BTD, bias, source_BSD, mask_B11S)
+        for layer, aside in zip(self.layers, asides or [None] * len(self.layers), strict=True):
+            x_BTD = layer(x_BTD, bias, source_BSD, mask_B11S, aside)
         return dropout(self.norm(x_BTD), self.rate, self.training)
 
     def begin(self, source_BSD: Tensor, mask_B11S: Tensor | None) -> DecoderState:
@@ -167,16 +172,23 @@ class Decoder(nn.Module):
             source.append(laid_out(*layer.cross.keys_values(source_BSD)))
         return DecoderState(source, mask_B11S, [None] * len(source))
 
-    def step(self, x_BKD: Tensor, parents_BK: Tensor | None, state: DecoderState) -> tuple[Tensor, DecoderState]:
+    def step(
+        self,
+        x_BKD: Tensor,
+        parents_BK: Tensor | None,
+        state: DecoderState,
+        asides: Sequence[Any] | None = None,
+    ) -> tuple[Tensor, DecoderState]:
         """One more token a beam: (B, K, D) embeddings to (B, K, D). The source is never copied: beams are queries."""
         first = state.past[0]
         length = 1 if first is None else len(first.keys) + 1
         bias_HP = self.bias(1, length)[0, :, 0]
         past = []
         layers: Any = self.layers
-        for layer, source, before in zip(layers, state.source, state.past, strict=True):
+        asides = asides or [None] * len(layers)
+        for layer, source, before, aside in zip(layers, state.source, state.past, asides, strict=True):
             normed = layer.attention_norm(x_BKD)
             attended, after = layer.attention.beam_attention(normed, before, parents_BK, bias_HP)
-            x_BKD = layer.after_self(x_BKD + attended, source, state.mask_B11S)
+            x_BKD = layer.after_self(x_BKD + attended, source, state.mask_B11S, aside)
             past.append(after)
         return self.norm(x_BKD), state._replace(past=past)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.attention import attend, dropout
+from models.attention import Attention, Shape, attend, dropout
 from models.configs import CausalConfig, TigerConfig
 from models.hugging_face import to_hugging_face
 from models.tiger import Tiger
@@ -100,6 +100,23 @@ def test_attention_equals_torch() -> None:
     q, k, v, bias = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 5, 8), torch.randn(2, 3, 5, 8), torch.randn(1, 3, 4, 5)
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
     torch.testing.assert_close(attend(q, k, v, bias), expected)
+
+
+def test_attention_without_t5s_scaling_and_initialisation_is_torchs_own() -> None:
+    shape = Shape(width=64, num_layers=1, num_heads=4, head_width=9, ff_width=64, dropout=0.0, t5=False)
+    x_BTD, source_BSD, bias = torch.randn(2, 5, 64), torch.randn(2, 7, 64), torch.randn(1, 4, 5, 5)
+    own, cross = Attention(shape, cross=False), Attention(shape, cross=True)
+    query, key, value = own.split(own.fused(x_BTD))
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)  # by 1 / sqrt(9)
+    torch.testing.assert_close(own.self_attention(x_BTD, bias)[0], own.merge(expected))
+    (query,), (key, value) = cross.split(cross.q(x_BTD)), cross.split(cross.fused(source_BSD))
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    ours = cross.cross_attention(x_BTD, cross.keys_values(source_BSD), None)
+    torch.testing.assert_close(ours, cross.merge(expected))
+    for name, weight in [*own.named_parameters(), *cross.named_parameters()]:
+        bound = weight.shape[1] ** -0.5
+        assert weight.abs().max() <= bound, name
+        assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05), name
 
 
 def test_another_model_does_not_export() -> None:

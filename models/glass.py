@@ -1,0 +1,224 @@
+"""GLASS (arXiv 2602.05663): TIGER over the short history, and a long one that it never reads item by item.
+
+Two additions, each with a switch. SID-Tier: how alike the long history is to every first code, as one more token for
+the encoder; it helps the first code. Semantic hard search: once the first code is known, the items of the long history
+with that code are read by a second cross-attention in every decoder layer, behind a gate; it helps the other codes.
+Without both it is TIGER, parameter for parameter.
+Legend: B users, S source tokens, T items of the long history, L levels, X decoder positions (L in training, K beams in
+decoding), K beams, R items found for a first code, M items found for a user, W vocabulary, D width, A first codes.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.attention import Attention, Shape, laid_out
+from models.long_history import Buckets, buckets, nearest_codes, prototypes, retrieve, tier_edges, tier_shares
+from models.long_history import tier_table as make_tier_table
+from models.tiger import Inside, Tiger
+from models.transformer import Decoder, DecoderLayer, DecoderState
+from sid.tokens import TokenSpace
+
+
+class Found(NamedTuple):
+    """What a decoder layer reads besides the source."""
+
+    keys_values: tuple[Tensor, Tensor]
+    """(B, H, M, E) each, of all items found for a user."""
+    mask: Tensor
+    """(B, 1, 1 or X, M): -inf for padding and for what another beam found; 0 all over where nothing was found."""
+    open_BX: Tensor
+    """Whether a position has found anything; where not, the gate is closed exactly."""
+    gates: list[Tensor] | None
+    """Collects the mean gate (B, X) of every layer, for those who want to know."""
+
+
+class FusedLayer(DecoderLayer):
+    """A decoder layer whose second cross-attention reads what was found, mixed in by a gate (GLASS, section 3.3)."""
+
+    def __init__(self, shape: Shape, gate: str) -> None:
+        super().__init__(shape)
+        self.kind = gate
+        self.found = Attention(shape, cross=True)
+        if gate in ("vector", "scalar"):
+            self.gate = nn.Linear(2 * shape.width, shape.width if gate == "vector" else 1)
+
+    def read(self, x: Tensor, source: tuple[Tensor, Tensor], mask_B11S: Tensor | None, aside: Found | None) -> Tensor:
+        short_BXD = super().read(x, source, mask_B11S, None)
+        if aside is None:
+            return short_BXD
+        found_BXD = self.found.cross_attention(x, aside.keys_values, aside.mask)
+        gate = aside.open_BX[..., None].to(short_BXD.dtype)
+        if self.kind == "fixed":
+            gate = gate * 0.5
+        elif self.kind != "sum":
+            gate = gate * self.gate(torch.cat([short_BXD, found_BXD], dim=-1)).sigmoid()
+        if aside.gates is not None:
+            aside.gates.append(gate.mean(-1))
+        kept_BXD = short_BXD if self.kind == "sum" else (1 - gate) * short_BXD
+        return kept_BXD + gate * found_BXD
+
+
+class GlassState(NamedTuple):
+    """What decoding keeps: TIGER's state; the long history by first code; what was found, once the beams have one."""
+
+    decoder: DecoderState
+    buckets: Buckets | None
+    keys_values: list[tuple[Tensor, Tensor]] | None
+    finder_BM: Tensor
+    """The first beam that found each of the M items; -1 for padding."""
+    origin_BK: Tensor
+    """The first beam that every beam comes from: what that has found travels with it."""
+
+
+class Glass(Tiger):
+    """See the module.
+
+    Args:
+        codes_NL: codes of all items.
+        vectors_ND: content vectors of all items; may be a mapped file.
+        tiers: tiers of the SID-Tier token; 0: no such token.
+        most: items that the search brings back (R); 0: no search.
+        gate: vector, scalar, fixed (0.5) or sum.
+        neighbours: how many similar codes help out where a code has fewer than `few` items; 0: none.
+    """
+
+    codes_NL: Tensor
+    tier_NA: Tensor
+    near_AX: Tensor
+
+    def __init__(
+        self,
+        shape: Shape,
+        tokens: TokenSpace,
+        codes_NL: Tensor,
+        vectors_ND: Any,
+        tiers: int,
+        most: int,
+        gate: str,
+        neighbours: int,
+        few: int,
+    ) -> None:
+        super().__init__(shape, tokens, Decoder(shape, lambda s: FusedLayer(s, gate)) if most else None)
+        self.tiers, self.most, self.few = tiers, most, few
+        num_codes = tokens.codebook_sizes[0]
+        if tiers or most:
+            prototypes_AD, mean_D = prototypes(codes_NL[:, 0], vectors_ND, num_codes)
+            self._keep("codes_NL", codes_NL)
+        if tiers:
+            self._keep("tier_NA", make_tier_table(vectors_ND, prototypes_AD, mean_D, tier_edges(tiers)))
+            middle, inner = nn.Linear(num_codes * tiers, shape.width), nn.Linear(shape.width, shape.width)
+            self.tier_token = nn.Sequential(middle, nn.ReLU(), nn.Dropout(shape.dropout), inner)
+        if most:
+            self._keep("near_AX", nearest_codes(prototypes_AD, min(neighbours, num_codes - 1)))
+            inputs = tokens.num_levels * shape.width
+            self.item = nn.Linear(inputs, shape.width, bias=False)
+            nn.init.normal_(self.item.weight, std=inputs**-0.5)
+
+    @property
+    def gated_layers(self) -> int:
+        return len(self.decoder.layers) if self.most else 0
+
+    def _keep(self, name: str, table: Tensor) -> None:
+        """A table that follows the model to its device and comes from the catalogue, not from a checkpoint."""
+        self.register_buffer(name, table, persistent=False)
+
+    def embed(self, tokens_BS: Tensor, long_BT: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """As TIGER's, with the SID-Tier token in front."""
+        x_BSD, padding_BS = super().embed(tokens_BS)
+        if not self.tiers:
+            return x_BSD, padding_BS
+        shares_BAN = tier_shares(long_BT, self.tier_NA, self.tiers)
+        token_B1D = self.tier_token(shares_BAN.flatten(1).to(self.embedding.dtype))[:, None].to(x_BSD.dtype)
+        return torch.cat([token_B1D, x_BSD], dim=1), F.pad(padding_BS, (1, 0))
+
+    def _found(self, items_BM: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values (B, H, M, E) of what was found, layer by layer. Code embeddings are read without gradient
+        (GLASS): the search is to use them, not to shape them."""
+        codes_BML = self.codes_NL[items_BM.clamp_min(0)]
+        memory_BMD = self.item(F.embedding(self.tokens.encode(codes_BML), self.embedding.detach()).flatten(2))
+        return [layer.found.keys_values(memory_BMD) for layer in self.decoder.layers]  # type: ignore[union-attr, operator]
+
+    def forward(  # type: ignore[override]
+        self, tokens_BS: Tensor, long_BT: Tensor, codes_BL: Tensor, gates: list[Tensor] | None = None
+    ) -> Tensor:
+        """Logits (B, L, W), as TIGER's; what the first code finds is read from the second position on.
+
+        Args:
+            tokens_BS: user token and short history; PAD where a row is shorter.
+            long_BT: items before the short history, oldest first; -1 for padding.
+            codes_BL: codes of the target item.
+        """
+        asides = None
+        if self.most:
+            by_code = buckets(long_BT, self.codes_NL[:, 0], self.tokens.codebook_sizes[0])
+            items_B1R = retrieve(by_code, codes_BL[:, :1], self.most, self.near_AX, self.few)
+            missing_BR = items_B1R[:, 0] < 0
+            some_B1 = ~missing_BR.all(1, keepdim=True)
+            later_L = torch.arange(codes_BL.shape[1], device=codes_BL.device) > 0
+            mask_B11R = _mask(missing_BR & some_B1)[:, None, None]
+            asides = [Found(kv, mask_B11R, some_B1 & later_L, gates) for kv in self._found(items_B1R[:, 0])]
+        return self.decode(*self.embed(tokens_BS, long_BT), codes_BL, asides)
+
+    def loss(self, tokens_BS: Tensor, long_BT: Tensor, codes_BL: Tensor) -> Tensor:  # type: ignore[override]
+        """Mean cross-entropy (natural log) of the target's tokens."""
+        return self.token_loss(self(tokens_BS, long_BT, codes_BL), codes_BL)
+
+    def look_inside(self, tokens_BS: Tensor, long_BT: Tensor, codes_BL: Tensor) -> Inside:  # type: ignore[override]
+        """Which codes the model gets right when told those before, and how far each layer opened its gate."""
+        gates: list[Tensor] = []
+        logits_BLW = self(tokens_BS, long_BT, codes_BL, gates)
+        if not self.most:
+            return Inside(self.right(logits_BLW, codes_BL), None, None)
+        by_code = buckets(long_BT, self.codes_NL[:, 0], self.tokens.codebook_sizes[0])
+        items_B1R = retrieve(by_code, codes_BL[:, :1], self.most, self.near_AX, self.few)
+        mean_GB = torch.stack([gate_BX[:, 1:].float().mean(1) for gate_BX in gates])
+        return Inside(self.right(logits_BLW, codes_BL), (items_B1R[:, 0] >= 0).sum(1), mean_GB)
+
+    def begin(self, tokens_BS: Tensor, long_BT: Tensor) -> GlassState:  # type: ignore[override]
+        """Encodes every history once, for `sid.decode.beam_search`."""
+        by_code = buckets(long_BT, self.codes_NL[:, 0], self.tokens.codebook_sizes[0]) if self.most else None
+        nothing_B0 = tokens_BS.new_zeros(len(tokens_BS), 0)
+        return GlassState(self.read(*self.embed(tokens_BS, long_BT)), by_code, None, nothing_B0, nothing_B0)
+
+    def _search(self, state: GlassState, codes_BK: Tensor) -> GlassState:
+        """What every first beam brings back, the items of a user side by side."""
+        assert state.buckets is not None
+        items_BKR = retrieve(state.buckets, codes_BK, self.most, self.near_AX, self.few)
+        origin_BK = torch.arange(codes_BK.shape[1], device=codes_BK.device).expand_as(codes_BK)
+        finder_BKR = torch.where(items_BKR < 0, -1, origin_BK[..., None])
+        order_BM = (items_BKR < 0).flatten(1).byte().argsort(dim=1, stable=True)
+        order_BM = order_BM[:, : int((items_BKR >= 0).sum((1, 2)).max())]
+        found = self._found(items_BKR.flatten(1).gather(1, order_BM))
+        keys_values = [laid_out(*keys_values) for keys_values in found]
+        finder_BM = finder_BKR.flatten(1).gather(1, order_BM)
+        return state._replace(keys_values=keys_values, finder_BM=finder_BM, origin_BK=origin_BK)
+
+    def next_logp(  # type: ignore[override]
+        self, state: GlassState, level: int, codes_BK: Tensor | None, parents_BK: Tensor | None
+    ) -> tuple[Tensor, GlassState]:
+        """Log-probabilities (B, K, V) of the codes of `level` (see `sid.decode.Generator`)."""
+        if state.buckets is not None and codes_BK is not None and parents_BK is not None:
+            if level == 1:
+                state = self._search(state, codes_BK)
+            else:
+                state = state._replace(origin_BK=state.origin_BK.gather(1, parents_BK))
+        logp_BKV, decoder = self.continue_with(state.decoder, level, codes_BK, parents_BK, _asides(state))
+        return logp_BKV, state._replace(decoder=decoder)
+
+
+def _mask(hidden: Tensor) -> Tensor:
+    return torch.zeros_like(hidden, dtype=torch.float32).masked_fill(hidden, -torch.inf)
+
+
+def _asides(state: GlassState) -> Sequence[Found] | None:
+    """Every beam reads what the first beam it comes from has found."""
+    if state.keys_values is None or not state.finder_BM.shape[1]:
+        return None
+    mine_BKM = state.origin_BK[..., None] == state.finder_BM[:, None]
+    open_BK = mine_BKM.any(2)
+    mask_B1KM = _mask(~mine_BKM & open_BK[..., None])[:, None]
+    return [Found(kv, mask_B1KM, open_BK, None) for kv in state.keys_values]
