@@ -143,7 +143,7 @@ class Glass(Tiger):
         return [layer.found.keys_values(memory_BMD) for layer in self.decoder.layers]  # type: ignore[union-attr, operator]
 
     def forward(  # type: ignore[override]
-        self, tokens_BS: Tensor, long_BT: Tensor, codes_BL: Tensor, gates: list[Tensor] | None = None
+        self, tokens_BS: Tensor, long_BT: Tensor, codes_BL: Tensor, asides: Sequence[Found] | None = None
     ) -> Tensor:
         """Logits (B, L, W), as TIGER's; what the first code finds is read from the second position on.
 
@@ -151,17 +151,25 @@ class Glass(Tiger):
             tokens_BS: user token and short history; PAD where a row is shorter.
             long_BT: items before the short history, oldest first; -1 for padding.
             codes_BL: codes of the target item.
+            asides: what `told` gives for the same arguments, where it is there already.
         """
-        asides = None
-        if self.most:
-            by_code = buckets(long_BT, self.codes_NL[:, 0], self.tokens.codebook_sizes[0])
-            items_B1R = retrieve(by_code, codes_BL[:, :1], self.most, self.near_AX, self.few)
-            missing_BR = items_B1R[:, 0] < 0
-            some_B1 = ~missing_BR.all(1, keepdim=True)
-            later_L = torch.arange(codes_BL.shape[1], device=codes_BL.device) > 0
-            mask_B11R = _mask(missing_BR & some_B1)[:, None, None]
-            asides = [Found(kv, mask_B11R, some_B1 & later_L, gates) for kv in self._found(items_B1R[:, 0])]
-        return self.decode(*self.embed(tokens_BS, long_BT), codes_BL, asides)
+        return self.decode(*self.embed(tokens_BS, long_BT), codes_BL, asides or self.told(long_BT, codes_BL)[0])
+
+    def told(
+        self, long_BT: Tensor, codes_BL: Tensor, gates: list[Tensor] | None = None
+    ) -> tuple[list[Found] | None, Tensor | None]:
+        """What the targets' first codes bring back, for every layer, and how many items that is (B,)."""
+        if not self.most:
+            return None, None
+        items_BR = retrieve(self._by_code(long_BT), codes_BL[:, :1], self.most, self.near_AX, self.few)[:, 0]
+        some_B1 = (items_BR >= 0).any(1, keepdim=True)
+        later_L = torch.arange(codes_BL.shape[1], device=codes_BL.device) > 0
+        mask_B11R = _mask((items_BR < 0) & some_B1)[:, None, None]
+        asides = [Found(kv, mask_B11R, some_B1 & later_L, gates) for kv in self._found(items_BR)]
+        return asides, (items_BR >= 0).sum(1)
+
+    def _by_code(self, long_BT: Tensor) -> Buckets:
+        return buckets(long_BT, self.codes_NL[:, 0], self.tokens.codebook_sizes[0])
 
     def loss(self, tokens_BS: Tensor, long_BT: Tensor, codes_BL: Tensor) -> Tensor:  # type: ignore[override]
         """Mean cross-entropy (natural log) of the target's tokens."""
@@ -170,17 +178,14 @@ class Glass(Tiger):
     def look_inside(self, tokens_BS: Tensor, long_BT: Tensor, codes_BL: Tensor) -> Inside:  # type: ignore[override]
         """Which codes the model gets right when told those before, and how far each layer opened its gate."""
         gates: list[Tensor] = []
-        logits_BLW = self(tokens_BS, long_BT, codes_BL, gates)
-        if not self.most:
-            return Inside(self.right(logits_BLW, codes_BL), None, None)
-        by_code = buckets(long_BT, self.codes_NL[:, 0], self.tokens.codebook_sizes[0])
-        items_B1R = retrieve(by_code, codes_BL[:, :1], self.most, self.near_AX, self.few)
-        mean_GB = torch.stack([gate_BX[:, 1:].float().mean(1) for gate_BX in gates])
-        return Inside(self.right(logits_BLW, codes_BL), (items_B1R[:, 0] >= 0).sum(1), mean_GB)
+        asides, found_B = self.told(long_BT, codes_BL, gates)
+        right_BL = self.right(self(tokens_BS, long_BT, codes_BL, asides), codes_BL)
+        mean_GB = torch.stack([gate_BX[:, 1:].float().mean(1) for gate_BX in gates]) if gates else None
+        return Inside(right_BL, found_B, mean_GB)
 
     def begin(self, tokens_BS: Tensor, long_BT: Tensor) -> GlassState:  # type: ignore[override]
         """Encodes every history once, for `sid.decode.beam_search`."""
-        by_code = buckets(long_BT, self.codes_NL[:, 0], self.tokens.codebook_sizes[0]) if self.most else None
+        by_code = self._by_code(long_BT) if self.most else None
         nothing_B0 = tokens_BS.new_zeros(len(tokens_BS), 0)
         return GlassState(self.read(*self.embed(tokens_BS, long_BT)), by_code, None, nothing_B0, nothing_B0)
 

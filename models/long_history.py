@@ -55,8 +55,9 @@ def _pieces(vectors_ND: np.ndarray) -> Iterator[tuple[int, Tensor]]:
 
 
 def nearest_codes(prototypes_AD: Tensor, count: int) -> Tensor:
-    """(A, count) the first codes whose prototypes are most alike, itself left out."""
+    """(A, count) the first codes whose prototypes are most alike, itself left out; codes without items come last."""
     cosine_AA = prototypes_AD @ prototypes_AD.T
+    cosine_AA[:, ~prototypes_AD.any(1)] = -2.0
     return cosine_AA.fill_diagonal_(-torch.inf).topk(count).indices
 
 

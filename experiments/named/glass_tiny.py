@@ -21,9 +21,9 @@ def config() -> RunConfig:
         split=SplitConfig("given"),
         embed=EmbedConfig(encoder="tfidf", dim=64),
         tokenizer=RQVAEConfig(codebook_sizes=[16, 16, 16], hidden=[64], latent=16, batch_size=64, epochs=20),
-        sequences=SequenceConfig(max_items=20, batch_size=128),
+        sequences=SequenceConfig(max_items=10, batch_size=128),
         model=GlassConfig(width=48, num_layers=1, num_heads=4, head_width=12, ff_width=96),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=50, schedule="cosine"),
-        train=TrainConfig(max_epochs=8, validate_every=2),
+        train=TrainConfig(max_epochs=16, validate_every=4),
         evaluation=EvaluationConfig(num_beams=20, entropy_at=[10, 20]),
     )

@@ -18,6 +18,7 @@ from datamodules.synthetic import SyntheticConfig
 from experiments.curves import best_epoch
 from experiments.example_users import choose, example_users
 from experiments.figures import mosaic, prefixes
+from experiments.inside_figures import inside, level_rows
 from experiments.page import read_columns
 from experiments.report import results_table, verdict, write_report
 from sid.errors import UserError
@@ -255,6 +256,18 @@ def test_rare_labels_are_put_together():
     labels = ["a"] * 3 + ["b"] * 2 + ["c", "d"]
     panel = mosaic("m", "t", "c", labels, np.array([5, 5, 9, 9, 9, 9, 5]), most=2)
     assert [label for _, label in panel.legend] == ["a", "b", "2 others"]
+
+
+def test_what_was_measured_inside_becomes_rows_and_drawings():
+    metrics = {"in_beam/level1": 0.9, "in_beam/level2": 0.4, "accuracy/level1": 0.2, "beam_rank/level2": 3.25}
+    metrics |= {"prefix@1/level1": 0.2, "gate/layer1": 0.6, "gate/found_16+": 0.7, "gate/found_1-5": 0.5}
+    rows = dict(level_rows(metrics))
+    assert rows["the target's beginning is in the beam"] == ["90.0%", "40.0%"]
+    assert rows["its mean place there"] == ["3.2"] and rows["the best answer starts like the target"] == ["20.0%"]
+    lost, gates = inside(metrics | {"search/empty": 0.25})
+    assert lost.title == "Where the target is lost" and "25.0%" in gates.caption
+    assert gates.svg.index("1-5") < gates.svg.index("16+")
+    assert inside({"recall@10": 0.1}) == [] and level_rows({"recall@10": 0.1}) == []
 
 
 def test_the_prefix_histogram_has_bins_of_powers_of_two():

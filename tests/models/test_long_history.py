@@ -131,6 +131,11 @@ def test_the_nearest_codes_are_those_of_the_highest_cosines_without_itself(
         assert near_X == others[:count]
 
 
+def test_a_code_without_items_is_nobodys_neighbour_while_there_are_others() -> None:
+    prototypes_AD = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])
+    assert nearest_codes(prototypes_AD, 1)[:2].tolist() == [[1], [0]]
+
+
 def padded(rows: list[list[int]], width: int) -> Tensor:
     """(B, T) the rows, -1 behind."""
     return torch.tensor([row + [-1] * (width - len(row)) for row in rows], dtype=torch.long).view(len(rows), width)

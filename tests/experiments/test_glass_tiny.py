@@ -1,0 +1,24 @@
+"""GLASS finds an interest that shows only long ago, and TIGER, which cannot see it, stays at chance."""
+
+import json
+from pathlib import Path
+
+from experiments.config import override
+from experiments.named import glass_tiny
+from experiments.pipeline import Pipeline
+
+ORACLE = 1.0
+"""Recall@10 of who knows category and series: 8 items are left."""
+CHANCE = 10 / 576
+
+
+def recall_at_10(folder: Path, *changes: str) -> float:
+    config = override(glass_tiny.config(), ["train.max_epochs=8", f"output_dir={folder}", *changes])
+    pipeline = Pipeline(config, say=lambda _: None)
+    pipeline.run("evaluate", lambda *_: None)
+    return float(json.loads((pipeline.train.folder / "test.json").read_text())["metrics"]["recall@10"])
+
+
+def test_glass_recovers_four_fifths_of_what_tiger_cannot_see(tmp_path: Path) -> None:
+    assert recall_at_10(tmp_path) >= 0.8 * ORACLE
+    assert recall_at_10(tmp_path, "model.tier=false", "model.search=false") <= 3 * CHANCE
