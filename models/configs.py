@@ -149,7 +149,7 @@ class CausalConfig(ModelConfig):
     num_heads: int = 6
     head_width: int = 32
     ff_width: int = 768
-    dropout: float = 0.15
+    dropout: float = 0.2
     depth_dropout: float = 0.0
     """In the depth decoder, which has to learn the whole catalogue by heart."""
     item_dropout: float = 0.0

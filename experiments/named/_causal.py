@@ -7,15 +7,14 @@ from lightning_modules.configs import OptimizerConfig
 from models.configs import CausalConfig
 
 
-def causal(name: str, data: CatalogConfig, published: dict[str, dict[str, float]], max_epochs: int) -> RunConfig:
-    """The recipe that was chosen on Beauty's validation users (experiments/LOG.md); the epochs give every catalogue
-    about as many steps, 4,300."""
+def causal(name: str, data: CatalogConfig, published: dict[str, dict[str, float]]) -> RunConfig:
+    """The recipe that was chosen on Beauty's validation users (experiments/LOG.md)."""
     return RunConfig(
         name,
         data=data,
         sequences=SequenceConfig(batch_size=1000, eval_users=5000),
         model=CausalConfig(),
         optimizer=OptimizerConfig(learning_rate=2e-3, weight_decay=0.1, warmup_steps=100, schedule="cosine"),
-        train=TrainConfig(max_epochs=max_epochs, validate_every=4, precision="bf16-mixed"),
+        train=TrainConfig(max_epochs=24, validate_every=4, precision="bf16-mixed"),
         published=published,
     )

@@ -13,4 +13,4 @@ from experiments.named.tiger_beauty import PUBLISHED
 
 
 def config() -> RunConfig:
-    return causal("causal_beauty", AmazonConfig("Beauty"), PUBLISHED, max_epochs=24)
+    return causal("causal_beauty", AmazonConfig("Beauty"), PUBLISHED)

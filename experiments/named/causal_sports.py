@@ -12,4 +12,4 @@ from experiments.named.tiger_sports import PUBLISHED
 
 
 def config() -> RunConfig:
-    return causal("causal_sports", AmazonConfig("Sports_and_Outdoors"), PUBLISHED, max_epochs=16)
+    return causal("causal_sports", AmazonConfig("Sports_and_Outdoors"), PUBLISHED)

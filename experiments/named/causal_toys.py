@@ -12,4 +12,4 @@ from experiments.named.tiger_toys import PUBLISHED
 
 
 def config() -> RunConfig:
-    return causal("causal_toys", AmazonConfig("Toys_and_Games"), PUBLISHED, max_epochs=28)
+    return causal("causal_toys", AmazonConfig("Toys_and_Games"), PUBLISHED)
