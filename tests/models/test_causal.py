@@ -33,9 +33,6 @@ def tiny(form: str, **changes: Any) -> Causal:
         for name in ("embedding", "position", "level", "written"):
             if hasattr(model, name):
                 getattr(model, name).normal_()
-        for name, weight in model.named_parameters():
-            if name.endswith(".out.weight"):
-                weight.normal_(std=0.3)  # untrained, it is zero
     return model
 
 
