@@ -20,7 +20,8 @@ Observer = Callable[[Recommendations, Any], None]
 class Retrieval(lightning.Callback):
     """Decodes every validation and test batch and logs `<stage>/<metric>`.
 
-    The module offers `recommend(batch, tree, num_beams, constrained, oracle_first_code, trace) -> Recommendations`;
+    The module offers `begin(batch)`, which reads the histories once for both searches, and `recommend(batch, tree,
+    num_beams, constrained, oracle_first_code, trace, state) -> Recommendations`;
     `constrained` chooses how the tree limits a model (see `sid.decode.beam_search`). `beams` is fed with the trace, and
     `insight` with `module.model.look_inside(...)`. Lists under the tree feed `metrics` (and `observers`, during the
     test); a beam search over `free_tree` feeds `free_metrics`: under the trie the invalid-ID rate is zero by
@@ -62,13 +63,14 @@ class Retrieval(lightning.Callback):
         with trainer.precision_plugin.forward_context():
             trace: list[torch.Tensor] = []
             how = (self.constrained, self.oracle_first_code, trace)
-            lists = module.recommend(batch, self.tree, self.num_beams, *how)
+            state = module.begin(batch)
+            lists = module.recommend(batch, self.tree, self.num_beams, *how, state=state)
             if self.beams is not None:
                 self.beams.update(trace, batch)
             if self.insight is not None:
                 self.insight.update(module.model.look_inside(*batch.inputs, batch.codes_BL))
             if self.free_tree is not None:
-                free = module.recommend(batch, self.free_tree, self.free_beams)
+                free = module.recommend(batch, self.free_tree, self.free_beams, state=state)
                 for metric in self.free_metrics:
                     metric.update(free, batch)
         for metric in self.metrics:

@@ -67,6 +67,10 @@ class GenerativeModule(lightning.LightningModule):
         self.mean_loss.update(loss, weight=len(batch.codes_BL))
         self.log(name, self.mean_loss, on_step=False, on_epoch=True, prog_bar=True)
 
+    def begin(self, batch: SequenceBatch) -> Any:
+        """The model's state after it has read the histories; a beam search leaves it as it is."""
+        return self.model.begin(*batch.inputs)
+
     def recommend(
         self,
         batch: SequenceBatch,
@@ -75,10 +79,11 @@ class GenerativeModule(lightning.LightningModule):
         constrained: bool = False,
         oracle_first_code: bool = False,
         trace: list[Tensor] | None = None,
+        state: Any = None,
     ) -> Recommendations:
         """The top `num_beams` items of every user of the batch (see `beam_search`); the oracle tells the model the
-        target's first code."""
-        state = self.model.begin(*batch.inputs)
+        target's first code. `state` is what `begin` has given for this batch, where it is there already."""
+        state = self.begin(batch) if state is None else state
         model = FirstCodeGiven(self.model, batch.codes_BL[:, 0]) if oracle_first_code else self.model
         return beam_search(model, state, tree, num_beams, constrained, trace)
 

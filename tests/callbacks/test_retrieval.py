@@ -39,9 +39,13 @@ class Recorder(lightning.LightningModule):
         self.calls: list[tuple[PrefixTree, int, int]] = []
         self.constrained: list[bool] = []
 
+    def begin(self, batch: Batch) -> Batch:
+        return batch
+
     def recommend(
-        self, batch: Batch, tree: PrefixTree, num_beams: int, constrained: bool = False, *_: Any
+        self, batch: Batch, tree: PrefixTree, num_beams: int, constrained: bool = False, *_: Any, state: Any
     ) -> Recommendations:
+        assert state is batch
         assert not torch.is_grad_enabled()
         self.calls.append((tree, num_beams, len(batch.target_B)))
         self.constrained.append(constrained)
