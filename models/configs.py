@@ -150,8 +150,8 @@ class CausalConfig(ModelConfig):
     head_width: int = 32
     ff_width: int = 768
     dropout: float = 0.2
-    depth_dropout: float = 0.0
-    """In the depth decoder, which has to learn the whole catalogue by heart."""
+    depth_dropout: float = 0.1
+    """In the depth decoder, which has to learn the catalogue by heart."""
     item_dropout: float = 0.0
     """Share of history items that training hides from the later ones. In the flat form they leave the attention; in the
     item form an empty place stays."""
