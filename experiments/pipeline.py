@@ -17,7 +17,7 @@ from datamodules.catalog import Catalog
 from datamodules.split import Split
 from experiments.config import RunConfig, as_trained, asked_at_test, hashed, to_yaml
 from experiments.provenance import provenance
-from experiments.stages import VERSIONS, Stage, file_hash, fingerprint, process_rank, write_atomically
+from experiments.stages import VERSIONS, Stage, file_hash, fingerprint, process_rank, raw_hash, write_atomically
 from models.configs import Content
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Pipeline:
         found: dict[str, str] = {}
         for path in self.config.data.raw_files():
             name = path.name if path.name not in found else f"{len(found) + 1}:{path.name}"
-            found[name] = file_hash(path)
+            found[name] = raw_hash(path, self.output / "artifacts" / "raw_hashes.json")
         return found
 
     @cached_property

@@ -43,6 +43,21 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def raw_hash(path: Path, notes: Path) -> str:
+    """SHA-256 of a raw file, which may be large: it is read only where its size or time of change is not as noted."""
+    stat = path.stat()
+    key, now = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
+    try:
+        known = json.loads(notes.read_text())
+    except (OSError, ValueError):
+        known = {}
+    if known.get(key, [])[:2] != now:
+        known[key] = [*now, file_hash(path)]
+        notes.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(notes, json.dumps(known, indent=1) + "\n")
+    return str(known[key][2])
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Writes aside and renames: a reader sees the old file or the whole new one."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from experiments import stages
 from experiments.stages import Stage, process_rank
 from sid.errors import UserError
 
@@ -137,3 +138,17 @@ def test_the_manifest_says_what_went_in(tmp_path: Path) -> None:
     manifest = json.loads(made.manifest.read_text())
     assert manifest["inputs"] == {"a": 1}
     assert set(manifest["files"]) == {"half.txt", "whole.txt"}
+
+
+def test_a_raw_file_is_read_again_only_when_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw, notes = tmp_path / "raw.gz", tmp_path / "artifacts" / "raw_hashes.json"
+    raw.write_bytes(b"one")
+    first = stages.raw_hash(raw, notes)
+    assert first == stages.file_hash(raw)
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "file_hash", lambda path: pytest.fail(f"{path} was read again"))
+        assert stages.raw_hash(raw, notes) == first
+    raw.write_bytes(b"other")
+    assert stages.raw_hash(raw, notes) == stages.file_hash(raw) != first
+    notes.write_text("{half")
+    assert stages.raw_hash(raw, notes) == stages.file_hash(raw)
