@@ -104,8 +104,8 @@ def _data(catalog: Any, split: Any) -> Any:
     table = SIDTable(
         torch.stack([item_N % 256, item_N // 256 % 256, item_N // 256**2 % 256, item_N // 256**3], 1), sizes
     )
-    config = SequenceConfig(max_items=1000, batch_size=256)
-    return SequenceDataModule(config, catalog, split, table, TokenSpace(sizes), seed=0)
+    config = SequenceConfig(max_items=50, long_items=1000, batch_size=256)
+    return SequenceDataModule(config, catalog, split, table, TokenSpace(sizes), seed=0, reads_long=True)
 
 
 def _size(folder: Path) -> int:

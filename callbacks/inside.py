@@ -54,13 +54,15 @@ class Insight(Metric):
     """What a model shows of itself (`look_inside` -> `models.tiger.Inside`): a mean over users.
 
     `accuracy/levelL`: the target's code is the most likely one, given those before it. For a model that searches a long
-    history also `search/empty`, the share of users for whom nothing was found, `gate/layerG`, how far the gate of a
+    history also `search/empty_bucket`, the share of users with no item of the target's first code there,
+    `search/nothing`, the share for whom its neighbours had none either, `gate/layerG`, how far the gate of a
     layer opens where something was, and `gate/found_N-M`, the same over all layers by the number found.
     """
 
     right_L: Tensor
     users: Tensor
     empty: Tensor
+    bucket: Tensor
     gate_G: Tensor
     by_found_2X: Tensor
 
@@ -72,6 +74,7 @@ class Insight(Metric):
             "right_L": torch.zeros(num_levels, dtype=torch.long),
             "users": torch.zeros((), dtype=torch.long),
             "empty": torch.zeros((), dtype=torch.long),
+            "bucket": torch.zeros((), dtype=torch.long),
             "gate_G": torch.zeros(num_layers, dtype=torch.double),
             "by_found_2X": torch.zeros(2, groups, dtype=torch.double),
         }.items():
@@ -84,6 +87,7 @@ class Insight(Metric):
             return
         found_B = inside.found_B > 0
         self.empty += (~found_B).sum()
+        self.bucket += (inside.own_B == 0).sum()
         gate_GB = inside.gate_GB.double() * found_B
         self.gate_G += gate_GB.sum(1)
         edges = torch.tensor(list(FOUND_GROUPS.values()), device=found_B.device)
@@ -96,7 +100,8 @@ class Insight(Metric):
         named = {f"accuracy/level{level + 1}": n.double() / users for level, n in enumerate(self.right_L)}
         if not self.num_layers:
             return named
-        named["search/empty"] = self.empty.double() / users
+        named["search/empty_bucket"] = self.bucket.double() / users
+        named["search/nothing"] = self.empty.double() / users
         some = (self.users - self.empty).clamp_min(1)
         named |= {f"gate/layer{layer + 1}": total / some for layer, total in enumerate(self.gate_G)}
         for group, total, count in zip(FOUND_GROUPS, *self.by_found_2X, strict=True):

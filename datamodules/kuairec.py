@@ -84,6 +84,7 @@ class KuaiRecConfig(CatalogConfig):
             UserError: a damaged or incomplete file (with the line), or nothing left after filtering.
         """
         require(self.min_events >= 1, "data.min_events", self.min_events, "at least 1")
+        require(self.watch_ratio >= 0, "data.watch_ratio", self.watch_ratio, "at least 0")
         files = self.raw_files()
         views = read_positives(files, self.watch_ratio)
         user_M, video_M, time_M = (views[name].to_numpy() for name in ("user_id", "video_id", "timestamp"))

@@ -89,6 +89,9 @@ class SplitConfig:
             UserError: unknown kind, shares outside (0, 1), or a part of the split is empty.
         """
         self.check()
+        divided = catalog.users["part"].null_count < catalog.users.num_rows
+        if divided and self.kind != "given":
+            raise UserError(f"split.kind={self.kind}, but this data comes divided into training and test: set given")
         if self.kind == "leave_one_out":
             split = leave_one_out(catalog.offsets_U1, self.train_targets)
             longest = np.diff(catalog.offsets_U1).max(initial=0)

@@ -24,7 +24,8 @@ class LongInterestConfig(CatalogConfig):
     places; all others, and all recent ones, are drawn from the whole catalogue. The targets are items of the series of
     interest. So a model that sees the recent events alone is at chance; one that finds the category in the old events
     knows the first code; one that looks up the old events of that category knows the series as well, and is left with
-    `parts` items. Users are divided (`SplitConfig(kind="given")`): nobody's targets are in anybody's history.
+    `parts` items. Users are divided (`SplitConfig(kind="given")`): the events to predict are in nobody's history,
+    but the same items mostly are in the old events of their user.
     """
 
     num_users: int = 1200

@@ -189,6 +189,9 @@ def check(config: RunConfig) -> None:
         part.check()
     config.train.check()
     config.evaluation.check()
+    ordered = config.model.learns_from == "prefixes" or config.split.kind != "given"
+    kinds = "leave_one_out or time: the model learns from whole sequences, and given targets have no order"
+    require(ordered, "split.kind", config.split.kind, kinds)
 
 
 def _keys(tree: DictConfig, prefix: str = "") -> list[str]:

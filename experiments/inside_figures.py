@@ -94,8 +94,9 @@ def _gates(metrics: Mapping[str, float]) -> list[Panel]:
         return paint
 
     caption = (
-        "Mean opening of the gate to what the search brought back, from 0 (closed) to 1 (nothing but that), over the "
-        f"test users for whom it found something. For {share(metrics.get('search/empty'))} it found nothing."
+        "Mean opening of the gate to what the search brought back, from 0 (closed) to 1 (fully open), over the "
+        f"test users for whom it found something. For {share(metrics.get('search/nothing'))} it found nothing; for "
+        f"{share(metrics.get('search/empty_bucket'))} nothing with the target's first code itself."
     )
     title = "How far the gates open"
     return [Panel(title, draw("gates", title, NORMAL, *(painter(name) for name in bars if bars[name])), caption)]

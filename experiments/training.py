@@ -154,10 +154,11 @@ def evaluate(
     (measured,) = tester.test(module, datamodule=data, verbose=False)
     seconds = time.perf_counter() - start
     lists.write(run / "recommendations.parquet")
-    users = len(split.test.user_E)
+    targets = len(split.test.user_E)
     return {
-        "users": users,
-        "users_per_second": users / seconds,
+        "users": len(np.unique(split.test.user_E)),
+        "targets": targets,
+        "users_per_second": targets / seconds,
         "metrics": {name.removeprefix("test/"): value for name, value in measured.items()},
         "popularity": popularity(config.evaluation, catalog, split),
     }

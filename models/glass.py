@@ -8,7 +8,7 @@ Legend: B users, S source tokens, T items of the long history, L levels, X decod
 decoding), K beams, R items found for a first code, M items found for a user, W vocabulary, D width, A first codes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -78,12 +78,15 @@ class Glass(Tiger):
     """See the module.
 
     Args:
+        shape: sizes of encoder and decoder.
+        tokens: the vocabulary.
         codes_NL: codes of all items.
         vectors_ND: content vectors of all items; may be a mapped file.
         tiers: tiers of the SID-Tier token; 0: no such token.
         most: items that the search brings back (R); 0: no search.
         gate: vector, scalar, fixed (0.5) or sum.
-        neighbours: how many similar codes help out where a code has fewer than `few` items; 0: none.
+        neighbours: how many similar codes help out where a code has too few items of its own; 0: none.
+        few: how many items a code needs to do without its neighbours.
     """
 
     codes_NL: Tensor
@@ -107,13 +110,13 @@ class Glass(Tiger):
         num_codes = tokens.codebook_sizes[0]
         if tiers or most:
             prototypes_AD, mean_D = prototypes(codes_NL[:, 0], vectors_ND, num_codes)
-            self._keep("codes_NL", codes_NL)
         if tiers:
-            self._keep("tier_NA", make_tier_table(vectors_ND, prototypes_AD, mean_D, tier_edges(tiers)))
+            self.tier_NA = make_tier_table(vectors_ND, prototypes_AD, mean_D, tier_edges(tiers))
             middle, inner = nn.Linear(num_codes * tiers, shape.width), nn.Linear(shape.width, shape.width)
             self.tier_token = nn.Sequential(middle, nn.ReLU(), nn.Dropout(shape.dropout), inner)
         if most:
-            self._keep("near_AX", nearest_codes(prototypes_AD, min(neighbours, num_codes - 1)))
+            self.codes_NL = codes_NL
+            self.near_AX = nearest_codes(prototypes_AD, min(neighbours, num_codes - 1))
             inputs = tokens.num_levels * shape.width
             self.item = nn.Linear(inputs, shape.width, bias=False)
             nn.init.normal_(self.item.weight, std=inputs**-0.5)
@@ -122,9 +125,12 @@ class Glass(Tiger):
     def gated_layers(self) -> int:
         return len(self.decoder.layers) if self.most else 0
 
-    def _keep(self, name: str, table: Tensor) -> None:
-        """A table that follows the model to its device and comes from the catalogue, not from a checkpoint."""
-        self.register_buffer(name, table, persistent=False)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Glass":
+        """Moves the catalogue's tables with the model. They are no buffers: those are averaged and broadcast."""
+        for name in ("codes_NL", "tier_NA", "near_AX"):
+            if hasattr(self, name):
+                setattr(self, name, fn(getattr(self, name)))
+        return super()._apply(fn, recurse)
 
     def embed(self, tokens_BS: Tensor, long_BT: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """As TIGER's, with the SID-Tier token in front."""
@@ -157,16 +163,18 @@ class Glass(Tiger):
 
     def told(
         self, long_BT: Tensor, codes_BL: Tensor, gates: list[Tensor] | None = None
-    ) -> tuple[list[Found] | None, Tensor | None]:
-        """What the targets' first codes bring back, for every layer, and how many items that is (B,)."""
+    ) -> tuple[list[Found] | None, Tensor | None, Tensor | None]:
+        """What the targets' first codes bring back, for every layer; how many items that is (B,); and how many of them
+        have the code itself (B,)."""
         if not self.most:
-            return None, None
+            return None, None, None
         items_BR = retrieve(self._by_code(long_BT), codes_BL[:, :1], self.most, self.near_AX, self.few)[:, 0]
+        own_BR = (self.codes_NL[items_BR, 0] == codes_BL[:, :1]) & (items_BR >= 0)
         some_B1 = (items_BR >= 0).any(1, keepdim=True)
         later_L = torch.arange(codes_BL.shape[1], device=codes_BL.device) > 0
         mask_B11R = _mask((items_BR < 0) & some_B1)[:, None, None]
         asides = [Found(kv, mask_B11R, some_B1 & later_L, gates) for kv in self._found(items_BR)]
-        return asides, (items_BR >= 0).sum(1)
+        return asides, (items_BR >= 0).sum(1), own_BR.sum(1)
 
     def _by_code(self, long_BT: Tensor) -> Buckets:
         return buckets(long_BT, self.codes_NL[:, 0], self.tokens.codebook_sizes[0])
@@ -178,10 +186,10 @@ class Glass(Tiger):
     def look_inside(self, tokens_BS: Tensor, long_BT: Tensor, codes_BL: Tensor) -> Inside:  # type: ignore[override]
         """Which codes the model gets right when told those before, and how far each layer opened its gate."""
         gates: list[Tensor] = []
-        asides, found_B = self.told(long_BT, codes_BL, gates)
+        asides, found_B, own_B = self.told(long_BT, codes_BL, gates)
         right_BL = self.right(self(tokens_BS, long_BT, codes_BL, asides), codes_BL)
         mean_GB = torch.stack([gate_BX[:, 1:].float().mean(1) for gate_BX in gates]) if gates else None
-        return Inside(right_BL, found_B, mean_GB)
+        return Inside(right_BL, found_B, own_B, mean_GB)
 
     def begin(self, tokens_BS: Tensor, long_BT: Tensor) -> GlassState:  # type: ignore[override]
         """Encodes every history once, for `sid.decode.beam_search`."""

@@ -70,7 +70,7 @@ def tier_shares(long_BT: Tensor, tier_NA: Tensor, num_tiers: int) -> Tensor:
         long_BT: items; -1 for padding.
     """
     num_codes = tier_NA.shape[1]
-    lanes_NA = F.pad(tier_NA, (0, -num_codes % 8))
+    lanes_NA = tier_NA if num_codes % 8 == 0 else F.pad(tier_NA, (0, -num_codes % 8))
     count_BXA = torch.zeros(len(long_BT), num_tiers, lanes_NA.shape[1], dtype=torch.int32, device=long_BT.device)
     for item_BT in long_BT.split(255, dim=1):
         tier_BTA = lanes_NA[item_BT.clamp_min(0)]

@@ -22,6 +22,8 @@ class Inside(NamedTuple):
     """Whether each code is the most likely one of its level, given those before."""
     found_B: Tensor | None
     """How many items the search brought back; None for a model without one."""
+    own_B: Tensor | None
+    """How many of them have the target's first code; the others come from codes like it."""
     gate_GB: Tensor | None
     """Mean opening of the gate of every layer, 0 to 1 (1 where what was found is simply added)."""
 
@@ -88,7 +90,7 @@ class Tiger(nn.Module):
 
     def look_inside(self, tokens_BS: Tensor, codes_BL: Tensor) -> Inside:
         """Which codes the model gets right when it is told those before."""
-        return Inside(self.right(self(tokens_BS, codes_BL), codes_BL), None, None)
+        return Inside(self.right(self(tokens_BS, codes_BL), codes_BL), None, None, None)
 
     def read(self, x_BSD: Tensor, padding_BS: Tensor) -> DecoderState:
         """The decoder's state before the first token."""

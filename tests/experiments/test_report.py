@@ -264,7 +264,7 @@ def test_what_was_measured_inside_becomes_rows_and_drawings():
     rows = dict(level_rows(metrics))
     assert rows["the target's beginning is in the beam"] == ["90.0%", "40.0%"]
     assert rows["its mean place there"] == ["3.2"] and rows["the best answer starts like the target"] == ["20.0%"]
-    lost, gates = inside(metrics | {"search/empty": 0.25})
+    lost, gates = inside(metrics | {"search/nothing": 0.25})
     assert lost.title == "Where the target is lost" and "25.0%" in gates.caption
     assert gates.svg.index("1-5") < gates.svg.index("16+")
     assert inside({"recall@10": 0.1}) == [] and level_rows({"recall@10": 0.1}) == []

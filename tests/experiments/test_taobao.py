@@ -18,11 +18,13 @@ from experiments.named import tiger_tiny
 from experiments.pipeline import Pipeline
 from experiments.summary import show
 from lightning_modules.configs import RQVAEConfig
-from models.configs import TigerConfig
+from models.configs import GlassConfig, TigerConfig
 from sid.errors import UserError
 
+TIGER = TigerConfig(width=32, num_layers=1, num_heads=2, head_width=16, ff_width=32, num_user_tokens=0)
 
-def run(data: TaobaoMMConfig, embed: EmbedConfig, output: Path) -> Pipeline:
+
+def run(data: TaobaoMMConfig, embed: EmbedConfig, output: Path, model: TigerConfig = TIGER) -> Pipeline:
     config: RunConfig = replace(
         tiger_tiny.config(),
         name="taobao",
@@ -31,7 +33,7 @@ def run(data: TaobaoMMConfig, embed: EmbedConfig, output: Path) -> Pipeline:
         embed=embed,
         tokenizer=RQVAEConfig(codebook_sizes=[16, 16], hidden=[32], latent=16, batch_size=1024, epochs=2),
         sequences=SequenceConfig(max_items=20, batch_size=64),
-        model=TigerConfig(width=32, num_layers=1, num_heads=2, head_width=16, ff_width=32, num_user_tokens=0),
+        model=model,
         train=TrainConfig(max_epochs=1),
         output_dir=str(output),
     )
@@ -52,7 +54,8 @@ def test_the_official_previews_go_through_the_whole_pipeline(data_dir: Path, tmp
 def test_a_made_up_set_goes_through_with_its_own_vectors_and_only_candidates_are_recommended(tmp_path: Path) -> None:
     write_taobao(tmp_path / "taobao_mm", users=500, history=60, items=200, samples_per_user=2, shards=2)
     data = TaobaoMMConfig(data_dir=str(tmp_path), num_targets=15)
-    pipeline = run(data, EmbedConfig(encoder="given"), tmp_path)
+    glass = GlassConfig(width=32, num_layers=1, num_heads=2, head_width=16, ff_width=32)
+    pipeline = run(data, EmbedConfig(encoder="given"), tmp_path, glass)
     vectors_ND = np.load(pipeline.embed.folder / "vectors.npy")
     assert vectors_ND.shape == (pipeline.catalog.num_items, 128) and vectors_ND.dtype == np.float32
     lists = pq.read_table(pipeline.train.folder / "recommendations.parquet")

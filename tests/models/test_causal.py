@@ -28,6 +28,7 @@ def tiny(form: str, **changes: Any) -> Causal:
     """A small model in double precision, with inputs so large that each of them matters."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"width": 16, "num_layers": 2, "num_heads": 2, "head_width": 8, "ff_width": 32}
+    sizes["depth_dropout"] = 0.0
     model = CausalConfig(form, **(sizes | changes)).build(SIZES, MAX_ITEMS).double().eval()
     with torch.no_grad():
         for name in ("embedding", "position", "level", "written"):

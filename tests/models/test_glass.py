@@ -80,15 +80,16 @@ def users(model: Tiger, long_lengths: list[int] = LONG_LENGTHS, seed: int = 0) -
 
 def nearest(content: Content, num_codes: int, count: int) -> list[list[int]]:
     """The slow twin: the codes whose items' mean vectors point in the most similar direction, from the catalogue's
-    middle; a code without items has the cosine 0 with all."""
+    middle; codes without items come last."""
     centred_ND = content.vectors_ND.astype(np.float64) - content.vectors_ND.astype(np.float64).mean(0)
     first_N = content.codes_NL[:, 0].numpy()
     mean_AD = np.stack([centred_ND[first_N == code].sum(0) for code in range(num_codes)])
     unit_AD = mean_AD / np.maximum(np.linalg.norm(mean_AD, axis=1, keepdims=True), 1e-12)
-    near = []
+    near, used = [], set(first_N.tolist())
     for code in range(num_codes):
         cosine = unit_AD @ unit_AD[code]
-        near.append(sorted(set(range(num_codes)) - {code}, key=lambda other: -cosine[other])[:count])
+        others = sorted(set(range(num_codes)) - {code}, key=lambda other: (other not in used, -cosine[other]))
+        near.append(others[:count])
     return near
 
 
@@ -430,19 +431,12 @@ def test_without_search_there_is_nothing_to_see_of_it() -> None:
 @pytest.mark.parametrize("changes", [{}, {"tier": False}, {"search": False}])
 def test_a_checkpoint_holds_nothing_of_the_catalogues_size(changes: dict[str, Any]) -> None:
     model = tiny(**changes)
-    tables = {name for name, _ in model.named_buffers()}
-    assert tables <= {"codes_NL", "tier_NA", "near_AX"} and "codes_NL" in tables
     assert [*model.state_dict()] == [name for name, _ in model.named_parameters()]
     torch.manual_seed(1)
     other = GlassConfig(**(FEW_SIZES | {"retrieved": MOST} | changes)).build(SIZES, 20, catalogue()).double().eval()
     other.load_state_dict(model.state_dict())
     arguments = *users(model), content_of(model)[:4]
     assert torch.equal(other(*arguments), model(*arguments))
-
-
-def test_the_tables_follow_the_model_to_its_device() -> None:
-    model = tiny().to("meta")
-    assert {str(table.device) for table in model.buffers()} == {"meta"}
 
 
 @pytest.mark.parametrize(
@@ -479,3 +473,16 @@ def test_more_neighbours_than_there_are_codes_are_all_codes() -> None:
     assert [sorted(near) for near in model.near_AX.tolist()] == [
         [other for other in range(SIZES[0]) if other != code] for code in range(SIZES[0])
     ]
+
+
+def test_the_tables_follow_the_model_and_are_neither_averaged_nor_broadcast_nor_cast() -> None:
+    model = tiny()
+    assert not list(model.buffers())
+    codes_NL, tier_NA = model.codes_NL.clone(), model.tier_NA.clone()
+    averaged = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
+    for _ in range(3):
+        averaged.update_parameters(model)
+    assert torch.equal(averaged.module.codes_NL, codes_NL) and torch.equal(averaged.module.tier_NA, tier_NA)
+    assert model.float().codes_NL.dtype == torch.long and model.tier_NA.dtype == torch.uint8
+    moved = model.to("meta")
+    assert all(table.is_meta for table in (moved.codes_NL, moved.tier_NA, moved.near_AX))
