@@ -31,7 +31,9 @@ def experiments() -> dict[str, str]:
 
 
 def listing() -> str:
-    return "experiments:\n" + "\n".join(f"  {name:14} {line}" for name, line in experiments().items())
+    found = experiments()
+    width = max(map(len, found))
+    return "experiments:\n" + "\n".join(f"  {name:{width}}  {line}" for name, line in found.items())
 
 
 def parse(arguments: list[str]) -> tuple[str, str, str, list[str]]:
