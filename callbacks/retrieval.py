@@ -23,9 +23,10 @@ class Retrieval(lightning.Callback):
     The module offers `begin(batch)`, which reads the histories once for both searches, and `recommend(batch, tree,
     num_beams, constrained, oracle_first_code, trace, state) -> Recommendations`;
     `constrained` chooses how the tree limits a model (see `sid.decode.beam_search`). `beams` is fed with the trace, and
-    `insight` with `module.model.look_inside(...)`. Lists under the tree feed `metrics` (and `observers`, during the
-    test); a beam search over `free_tree` feeds `free_metrics`: under the trie the invalid-ID rate is zero by
-    construction.
+    `insight` with what the step returns, `models.tiger.Inside`.
+
+    Lists under the tree feed `metrics` (and `observers`, during the test); a beam search over `free_tree` feeds
+    `free_metrics`: under the trie the invalid-ID rate is zero by construction.
     """
 
     def __init__(
@@ -67,8 +68,6 @@ class Retrieval(lightning.Callback):
             lists = module.recommend(batch, self.tree, self.num_beams, *how, state=state)
             if self.beams is not None:
                 self.beams.update(trace, batch)
-            if self.insight is not None:
-                self.insight.update(module.model.look_inside(*batch.inputs, batch.codes_BL))
             if self.free_tree is not None:
                 free = module.recommend(batch, self.free_tree, self.free_beams, state=state)
                 for metric in self.free_metrics:
@@ -77,6 +76,10 @@ class Retrieval(lightning.Callback):
             metric.update(lists, batch)
         for observe in observers:
             observe(lists, batch)
+
+    def _look(self, inside: Any) -> None:
+        if self.insight is not None:
+            self.insight.update(inside)
 
     def _log(self, module: Any, stage: str) -> None:
         """The metrics are synchronised over the ranks when they are computed; logging adds nothing to that."""
@@ -87,12 +90,14 @@ class Retrieval(lightning.Callback):
 
     def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         self._observe(trainer, pl_module, batch)
+        self._look(outputs)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._log(pl_module, "val")
 
     def on_test_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         self._observe(trainer, pl_module, batch, self.observers)
+        self._look(outputs)
 
     def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._log(pl_module, "test")

@@ -56,16 +56,20 @@ class GenerativeModule(lightning.LightningModule):
     def on_train_epoch_end(self) -> None:
         require_finite(self)
 
-    def validation_step(self, batch: SequenceBatch) -> None:
-        self._measure("val/loss", batch)
+    def validation_step(self, batch: SequenceBatch) -> Any:
+        return self._measure("val/loss", batch)
 
-    def test_step(self, batch: SequenceBatch) -> None:
-        self._measure("test/loss", batch)
+    def test_step(self, batch: SequenceBatch) -> Any:
+        return self._measure("test/loss", batch)
 
-    def _measure(self, name: str, batch: SequenceBatch) -> None:
-        loss = self.model.loss(*batch.inputs, batch.codes_BL)
+    def _measure(self, name: str, batch: SequenceBatch) -> Any:
+        """Logs the loss; returns what a model that can be looked into shows (`models.tiger.Inside`)."""
+        looks = hasattr(self.model, "look_inside")
+        inside = self.model.look_inside(*batch.inputs, batch.codes_BL) if looks else None
+        loss = self.model.loss(*batch.inputs, batch.codes_BL) if inside is None else inside.loss
         self.mean_loss.update(loss, weight=len(batch.codes_BL))
         self.log(name, self.mean_loss, on_step=False, on_epoch=True, prog_bar=True)
+        return inside
 
     def begin(self, batch: SequenceBatch) -> Any:
         """The model's state after it has read the histories; a beam search leaves it as it is."""

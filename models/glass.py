@@ -187,9 +187,10 @@ class Glass(Tiger):
         """Which codes the model gets right when told those before, and how far each layer opened its gate."""
         gates: list[Tensor] = []
         asides, found_B, own_B = self.told(long_BT, codes_BL, gates)
-        right_BL = self.right(self(tokens_BS, long_BT, codes_BL, asides), codes_BL)
+        logits_BLW = self(tokens_BS, long_BT, codes_BL, asides)
+        loss, right_BL = self.token_loss(logits_BLW, codes_BL), self.right(logits_BLW, codes_BL)
         mean_GB = torch.stack([gate_BX[:, 1:].float().mean(1) for gate_BX in gates]) if gates else None
-        return Inside(right_BL, found_B, own_B, mean_GB)
+        return Inside(loss, right_BL, found_B, own_B, mean_GB)
 
     def begin(self, tokens_BS: Tensor, long_BT: Tensor) -> GlassState:  # type: ignore[override]
         """Encodes every history once, for `sid.decode.beam_search`."""

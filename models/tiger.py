@@ -16,8 +16,10 @@ from sid.tokens import BOS, PAD, TokenSpace
 
 
 class Inside(NamedTuple):
-    """What a look inside a model shows, of every example."""
+    """What a look inside a model shows, of every example but for the loss."""
 
+    loss: Tensor
+    """Mean cross-entropy (natural log) of the targets' tokens, as `loss` gives it."""
     right_BL: Tensor
     """Whether each code is the most likely one of its level, given those before."""
     found_B: Tensor | None
@@ -90,7 +92,8 @@ class Tiger(nn.Module):
 
     def look_inside(self, tokens_BS: Tensor, codes_BL: Tensor) -> Inside:
         """Which codes the model gets right when it is told those before."""
-        return Inside(self.right(self(tokens_BS, codes_BL), codes_BL), None, None, None)
+        logits_BLW = self(tokens_BS, codes_BL)
+        return Inside(self.token_loss(logits_BLW, codes_BL), self.right(logits_BLW, codes_BL), None, None, None)
 
     def read(self, x_BSD: Tensor, padding_BS: Tensor) -> DecoderState:
         """The decoder's state before the first token."""

@@ -63,8 +63,8 @@ def test_insight_is_a_mean_over_users_and_leaves_those_without_a_find_out_of_the
     gate_GB = torch.tensor([[0.0, 0.2, 0.4, 0.9], [0.0, 0.6, 0.4, 0.1]])
     metric = Insight(2, 2)
     own_B = torch.tensor([0, 0, 3, 20])
-    metric.update(Inside(right_BL[:3], found_B[:3], own_B[:3], gate_GB[:, :3]))
-    metric.update(Inside(right_BL[3:], found_B[3:], own_B[3:], gate_GB[:, 3:]))
+    metric.update(Inside(torch.tensor(1.0), right_BL[:3], found_B[:3], own_B[:3], gate_GB[:, :3]))
+    metric.update(Inside(torch.tensor(1.0), right_BL[3:], found_B[3:], own_B[3:], gate_GB[:, 3:]))
     found = {name: pytest.approx(float(value)) for name, value in metric.compute().items()}
     assert found == {
         "accuracy/level1": 0.75,
@@ -80,5 +80,5 @@ def test_insight_is_a_mean_over_users_and_leaves_those_without_a_find_out_of_the
 
 def test_a_model_without_a_search_has_accuracies_alone() -> None:
     metric = Insight(2)
-    metric.update(Inside(torch.tensor([[True, False]]), None, None, None))
+    metric.update(Inside(torch.tensor(1.0), torch.tensor([[True, False]]), None, None, None))
     assert metric.compute() == {"accuracy/level1": 1.0, "accuracy/level2": 0.0}
