@@ -3,6 +3,8 @@
 Legend: U users, M events, E examples, B rows of a batch, T items of a row.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from datamodules.batch import SequenceBatch
-from datamodules.catalog import ITEM_SCHEMA, USER_SCHEMA, Catalog
+from datamodules.catalog import ITEM_SCHEMA, USER_SCHEMA, Catalog, user_table
 from datamodules.configs import SequenceConfig
 from datamodules.sequences import SequenceDataModule
 from datamodules.split import SplitConfig
@@ -34,6 +36,8 @@ def data_of(catalog: Catalog, split: SplitConfig, reads_long: bool = True, **con
     """May raise UserError: histories too short for the split."""
     table = SIDTable.resolve((torch.arange(catalog.num_events) % 4)[:, None], (4,))
     tokens = TokenSpace(table.codebook_sizes)
+    if split.kind != "given":
+        catalog = replace(catalog, users=user_table(catalog.users["user"].combine_chunks()))
     parts = split.build(catalog)
     return SequenceDataModule(SequenceConfig(**config), catalog, parts, table, tokens, 0, reads_long=reads_long)
 

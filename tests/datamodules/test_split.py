@@ -204,3 +204,12 @@ def test_a_given_split_with_an_empty_part_is_refused():
         SplitConfig("given", validation_share=0.1).build(catalog(["train", "train", "test"]))
     with pytest.raises(UserError, match="split.validation_share=1: expected a share above 0 and below 1"):
         SplitConfig("given", validation_share=1).build(catalog(["train", "test"]))
+
+
+def test_data_that_comes_divided_is_not_divided_otherwise():
+    users = pa.table([["a", "b"], ["train", "test"], [1, 1]], USER_SCHEMA.names).cast(USER_SCHEMA)
+    item_M = np.arange(12)
+    catalog = Catalog(ITEM_SCHEMA.empty_table(), users, np.array([0, 6, 12]), item_M, item_M)
+    for kind in ("leave_one_out", "time"):
+        with pytest.raises(UserError, match="comes divided into training and test: set given"):
+            SplitConfig(kind).build(catalog)
