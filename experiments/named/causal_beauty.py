@@ -2,8 +2,8 @@
 
     make exp NAME=causal_beauty
 
-Published (TIGER, Table 1): Recall@10 .0648, NDCG@10 .0384. Ours, flat form, one seed: .0557 / .0301 after 19 CPU-minutes
-of training.
+Published (TIGER, Table 1): Recall@10 .0648, NDCG@10 .0384. Ours, flat form, one seed: .0557 / .0301 after 19
+CPU-minutes of training.
 """
 
 from datamodules.amazon import AmazonConfig
