@@ -10,6 +10,7 @@ GLASS = {
     PLAIN: ["model.tier=false", "model.search=false"],
     "no neighbours": ["model.neighbours=0"],
     "neighbours below 10 items": ["model.few=10"],
+    "normalised tier token": ["model.tier_norm=true"],
     "20 tiers": ["model.num_tiers=20"],
     "256 first codes": ["tokenizer.codebook_sizes=[256,128,128]"],
     "scalar gate": ["model.gate=scalar"],

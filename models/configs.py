@@ -90,6 +90,9 @@ class GlassConfig(TigerConfig):
     tier: bool = True
     """The SID-Tier token."""
     num_tiers: int = 4
+    tier_norm: bool = False
+    """Normalise what the token is made from, and the token: learnt much sooner (experiments/LOG.md); the paper does
+    not."""
     search: bool = True
     """Retrieval from the long history by first code."""
     retrieved: int = 30
@@ -128,6 +131,7 @@ class GlassConfig(TigerConfig):
             TokenSpace(codebook_sizes, self.num_user_tokens),
             *content,
             tiers=self.num_tiers if self.tier else 0,
+            tier_norm=self.tier_norm,
             most=self.retrieved if self.search else 0,
             gate=self.gate,
             neighbours=self.neighbours,

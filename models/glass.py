@@ -83,6 +83,7 @@ class Glass(Tiger):
         codes_NL: codes of all items.
         vectors_ND: content vectors of all items; may be a mapped file.
         tiers: tiers of the SID-Tier token; 0: no such token.
+        tier_norm: normalise the token's input and output.
         most: items that the search brings back (R); 0: no search.
         gate: vector, scalar, fixed (0.5) or sum.
         neighbours: how many similar codes help out where a code has too few items of its own; 0: none.
@@ -100,6 +101,7 @@ class Glass(Tiger):
         codes_NL: Tensor,
         vectors_ND: Any,
         tiers: int,
+        tier_norm: bool,
         most: int,
         gate: str,
         neighbours: int,
@@ -113,7 +115,11 @@ class Glass(Tiger):
         if tiers:
             self.tier_NA = make_tier_table(vectors_ND, prototypes_AD, mean_D, tier_edges(tiers))
             middle, inner = nn.Linear(num_codes * tiers, shape.width), nn.Linear(shape.width, shape.width)
-            self.tier_token = nn.Sequential(middle, nn.ReLU(), nn.Dropout(shape.dropout), inner)
+            layers = [middle, nn.ReLU(), nn.Dropout(shape.dropout), inner]
+            if tier_norm:
+                before = nn.LayerNorm(num_codes * tiers, elementwise_affine=False)
+                layers = [before, *layers, nn.RMSNorm(shape.width)]
+            self.tier_token = nn.Sequential(*layers)
         if most:
             self.codes_NL = codes_NL
             self.near_AX = nearest_codes(prototypes_AD, min(neighbours, num_codes - 1))

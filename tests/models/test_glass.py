@@ -486,3 +486,10 @@ def test_the_tables_follow_the_model_and_are_neither_averaged_nor_broadcast_nor_
     assert model.float().codes_NL.dtype == torch.long and model.tier_NA.dtype == torch.uint8
     moved = model.to("meta")
     assert all(table.is_meta for table in (moved.codes_NL, moved.tier_NA, moved.near_AX))
+
+
+def test_a_normalised_tier_token_has_unit_size_whatever_the_history() -> None:
+    model = tiny(tier_norm=True)
+    token_BD = model.embed(*users(model))[0][:, 0] / model.tier_token[-1].weight
+    torch.testing.assert_close(token_BD.square().mean(1), torch.ones(len(token_BD)).double(), atol=1e-3, rtol=0)
+    assert not torch.allclose(token_BD[1], token_BD[2])
