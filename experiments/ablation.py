@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from experiments.run import STAGES, listing, parse
+from experiments.run import STAGES, answer, listing, parse
 from experiments.stages import process_rank
 from sid.errors import UserError
 
@@ -160,18 +160,7 @@ def execute(runs: Sequence[Planned], say: Callable[[str], None]) -> tuple[dict[s
 
 
 def main(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE + "\n" + listing())
-        return 0
-    try:
-        run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    return 0
+    return answer(arguments, USAGE, run)
 
 
 if __name__ == "__main__":

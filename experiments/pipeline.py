@@ -128,7 +128,9 @@ class Pipeline:
 
         config, sizes = self.config, self.table.codebook_sizes
         torch.manual_seed(config.seed)
-        content = Content(self.table.codes_NL, np.load(self.embed.folder / "vectors.npy", mmap_mode="r"))
+        content = None
+        if config.model.reads_long:
+            content = Content(self.table.codes_NL, np.load(self.embed.folder / "vectors.npy", mmap_mode="r"))
         model = config.model.build(sizes, config.sequences.max_items, content)
         module = GenerativeModule(model, config.optimizer, config.seed)
         data = SequenceDataModule(

@@ -8,6 +8,7 @@ import difflib
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,16 @@ def run(arguments: list[str]) -> Any:
 
 
 def main(arguments: list[str]) -> int:
+    return answer(arguments, USAGE, run)
+
+
+def answer(arguments: list[str], usage: str, work: Callable[[list[str]], object]) -> int:
+    """Does a command's work, and says mistakes of the user in one line. Returns the exit status."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE + "\n" + listing())
+        print(usage + "\n" + listing())
         return 0
     try:
-        run(arguments)
+        work(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
