@@ -6,7 +6,6 @@ The runs are ordinary ones (see `experiments.run`), one after the other: finishe
 The table is printed, and written to <output_dir>/ablations/<name>/ablation.{json,md,html}.
 """
 
-import importlib
 import os
 import shlex
 import sys
@@ -14,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from experiments.run import STAGES, answer, listing, parse
+from experiments.named import listing, named
+from experiments.run import STAGES, answer, parse
 from experiments.stages import process_rank
 from sid.errors import UserError
 
@@ -98,7 +98,7 @@ def plan(
     from experiments.config import check, override
 
     def configure(more: Sequence[str]) -> "RunConfig":
-        return override(importlib.import_module(f"experiments.named.{name}").config(), [*overrides, *more])
+        return override(named(name), [*overrides, *more])
 
     whole = configure([])
     rows: dict[str, list[str]] = {WHOLE: []}

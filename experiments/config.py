@@ -19,8 +19,18 @@ from datamodules.catalog import CatalogConfig
 from datamodules.configs import SequenceConfig
 from datamodules.embed import EmbedConfig
 from datamodules.split import SplitConfig
-from lightning_modules.configs import OptimizerConfig, RQVAEConfig
+from experiments.named import require_named
+from lightning_modules.configs import OptimizerConfig, RQVAEConfig, VQVAEConfig
 from models.configs import ModelConfig, TigerConfig
+from sid.configs import (
+    SIZES,
+    ChanceConfig,
+    HyperplanesConfig,
+    ProductConfig,
+    ResidualKMeansConfig,
+    TokenizerConfig,
+    TreeConfig,
+)
 from sid.errors import UserError, require
 
 LOGGERS = ("csv", "wandb")
@@ -28,6 +38,16 @@ PRECISIONS = ("32-true", "bf16-mixed")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 AT_TEST = {"hashed": False, "at_test": True}
+TOKENIZERS: dict[str, type[TokenizerConfig]] = {
+    "rqvae": RQVAEConfig,
+    "vqvae": VQVAEConfig,
+    "rqkmeans": ResidualKMeansConfig,
+    "tree": TreeConfig,
+    "lsh": HyperplanesConfig,
+    "opq": ProductConfig,
+    "random": ChanceConfig,
+}
+"""What `tokenizer=` may be."""
 
 
 @dataclass
@@ -113,7 +133,9 @@ class RunConfig:
     """Seed of the retriever: weights, batch order, dropout. The tokenizer has its own."""
     split: SplitConfig = field(default_factory=SplitConfig)
     embed: EmbedConfig = field(default_factory=EmbedConfig)
-    tokenizer: RQVAEConfig = field(default_factory=RQVAEConfig)
+    tokenizer: TokenizerConfig = field(default_factory=RQVAEConfig)
+    combined_with: list[str] = field(default_factory=list)
+    """Experiments whose items share the codebooks: the tokenizer is fitted to all, one table (TIGER, Table 10)."""
     sequences: SequenceConfig = field(default_factory=SequenceConfig)
     model: ModelConfig = field(default_factory=TigerConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -154,8 +176,13 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
     Raises UserError for an assignment without "=", an unknown key (with the nearest one), a value of the wrong type, or
     one that `check` refuses.
     """
+    chosen = [assignment for assignment in assignments if assignment.startswith("tokenizer=")]
+    for assignment in chosen:
+        config = dataclasses.replace(config, tokenizer=choose_tokenizer(config.tokenizer, assignment))
     tree = OmegaConf.structured(config)
     for assignment in assignments:
+        if assignment in chosen:
+            continue
         key, sign, _ = assignment.partition("=")
         if not sign:
             raise UserError(f"{assignment!r} is not an override; write key=value, for instance seed=2")
@@ -175,6 +202,19 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
     return result
 
 
+def choose_tokenizer(old: TokenizerConfig, assignment: str) -> TokenizerConfig:
+    """The tokenizer that `tokenizer=NAME` names, with the seed and, unless it has its own, the sizes of the old one."""
+    name = assignment.partition("=")[2]
+    if name not in TOKENIZERS:
+        near = difflib.get_close_matches(name, TOKENIZERS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"{assignment}: there is no such tokenizer{hint} (there are {', '.join(TOKENIZERS)})")
+    new = TOKENIZERS[name](seed=old.seed, sample=old.sample)
+    if new.codebook_sizes == list(SIZES):
+        new.codebook_sizes = list(old.codebook_sizes)
+    return new
+
+
 def check(config: RunConfig) -> None:
     """Raise UserError, with key, value and what was expected, for a value that a stage would stumble over later."""
     require(
@@ -192,6 +232,10 @@ def check(config: RunConfig) -> None:
     ordered = config.model.learns_from == "prefixes" or config.split.kind != "given"
     kinds = "leave_one_out or time: the model learns from whole sequences, and given targets have no order"
     require(ordered, "split.kind", config.split.kind, kinds)
+    for name in config.combined_with:
+        require_named(name)
+    alone = not (config.combined_with and config.tokenizer.reads_events)
+    require(alone, "combined_with", config.combined_with, "none: this tokenizer reads the events of one catalogue")
 
 
 def _keys(tree: DictConfig, prefix: str = "") -> list[str]:
@@ -204,5 +248,8 @@ def _keys(tree: DictConfig, prefix: str = "") -> list[str]:
 
 
 def to_yaml(config: RunConfig) -> str:
-    """The resolved config as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    """The resolved config as YAML; parts that could be of several kinds say which they are."""
+    tree: Any = OmegaConf.to_container(OmegaConf.structured(config))
+    for part in ("data", "tokenizer", "model"):
+        tree[part] = {"kind": type(getattr(config, part)).__name__, **tree[part]}
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)

@@ -16,6 +16,7 @@ import numpy as np
 from datamodules.catalog import Catalog
 from datamodules.split import Split
 from experiments.config import RunConfig, as_trained, asked_at_test, hashed, to_yaml
+from experiments.named import named
 from experiments.provenance import provenance
 from experiments.stages import VERSIONS, Stage, file_hash, fingerprint, process_rank, raw_hash, write_atomically
 from models.configs import Content
@@ -71,7 +72,11 @@ class Pipeline:
 
     @cached_property
     def tokenize(self) -> Stage:
-        inputs = {"tokenizer": hashed(self.config.tokenizer), "embed": self.embed.hash}
+        config = self.config.tokenizer
+        inputs = {"kind": type(config).__name__, "tokenizer": hashed(config)}
+        inputs["embed"] = [self.embed.hash, *(other.embed.hash for other in self.companions)]
+        if config.reads_events:
+            inputs["split"] = hashed(self.config.split)
         return self._artifact("tokenize", inputs, resumes=True)
 
     @cached_property
@@ -102,6 +107,13 @@ class Pipeline:
             stage: Stage = getattr(self, name)
             self.figures[name] = stage.run(getattr(self, f"_{name}"), forced, self.say)
             show(name, self.figures[name], stage.folder)
+
+    @cached_property
+    def companions(self) -> list["Pipeline"]:
+        """The experiments whose items share the codebooks."""
+        own = self.config
+        others = [replace(named(name), embed=own.embed, output_dir=own.output_dir) for name in own.combined_with]
+        return [Pipeline(config, say=self.say) for config in others]
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -154,11 +166,28 @@ class Pipeline:
         return {"items": vectors_ND.shape[0], "width": vectors_ND.shape[1]}
 
     def _tokenize(self, folder: Path) -> dict[str, Any]:
-        from experiments.tokenize import tokenize
+        from datamodules.collaborative import collaborative
+        from experiments.tokenize import export, figures, tokenize
+        from sid.table import SIDTable
 
-        vectors_ND = np.load(self.embed.folder / "vectors.npy")
-        accelerator = self.config.train.accelerator
-        return tokenize(self.config.tokenizer, vectors_ND, self.catalog, self.prepare.hash, folder, accelerator)
+        config, num_items = self.config.tokenizer, self.catalog.num_items
+        for other in self.companions:
+            other.run("embed", lambda *figures: None)
+        tables = [np.load(one.embed.folder / "vectors.npy", mmap_mode="r") for one in (self, *self.companions)]
+        vectors_ND = np.concatenate(tables) if len(tables) > 1 else tables[0]
+        codes_NL = tokenize(
+            config,
+            vectors_ND,
+            lambda rows: collaborative(self.catalog, self.split, config.seed)[rows],
+            folder,
+            self.config.train.accelerator,
+        )
+        whole = SIDTable.resolve(codes_NL, tuple(config.codebook_sizes))
+        table = SIDTable(whole.codes_NL[:num_items], whole.codebook_sizes, self.prepare.hash)
+        table.save(folder)
+        export(table, self.catalog, folder / "sids.tsv")
+        categories = self.catalog.items["category"].to_pylist()
+        return figures(config, codes_NL[:num_items], table, tables[0], categories)
 
     def _train(self, folder: Path) -> dict[str, Any]:
         from experiments.training import train

@@ -117,11 +117,11 @@ def is_under(key: str, parents: Sequence[str]) -> bool:
 
 
 def model_name(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
-    """The form of the model where it has one, else its kind, which an unfinished run does not tell."""
+    """The form of the model where it has one, else its kind, which runs of before 2026-11-22 note in the manifest."""
     if "model.form" in config:
         return str(config["model.form"])
-    kind = manifest.get("inputs", {}).get("kind", "TigerConfig")  # manifests without a kind know no other model
-    return kind.removesuffix("Config").lower() if manifest else "–"
+    kind = config.get("model.kind") or manifest.get("inputs", {}).get("kind", "–")
+    return str(kind).removesuffix("Config").lower()
 
 
 def measured(columns: Mapping[str, np.ndarray], train: Mapping[str, Any], test: Mapping[str, Any]) -> dict[str, float]:

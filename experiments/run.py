@@ -3,15 +3,12 @@
 Heavy packages are imported by the stages that need them, so that help and mistakes answer at once.
 """
 
-import ast
-import difflib
-import importlib
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from experiments.named import listing, named, require_named
 from experiments.stages import VERSIONS, process_rank
 from sid.errors import UserError
 
@@ -24,27 +21,10 @@ Any field of the configuration is a key, for instance seed=2 model.num_layers=3 
 """
 
 
-def experiments() -> dict[str, str]:
-    """Named experiments, and the first line of their docstrings."""
-    files = sorted((Path(__file__).parent / "named").glob("[!_]*.py"))
-    documented = {file.stem: ast.get_docstring(ast.parse(file.read_text())) or "" for file in files}
-    return {name: text.partition("\n")[0] for name, text in documented.items()}
-
-
-def listing() -> str:
-    found = experiments()
-    width = max(map(len, found))
-    return "experiments:\n" + "\n".join(f"  {name:{width}}  {line}" for name, line in found.items())
-
-
 def parse(arguments: list[str]) -> tuple[str, str, str, list[str]]:
     """Experiment, last stage, stage to rebuild from ('' for none) and overrides. Raises UserError."""
     name, *rest = arguments
-    known = experiments()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"there is no experiment {name!r}{hint}\n{listing()}")
+    require_named(name)
     chosen = {"stage": STAGES[-1], "force": ""}
     overrides = []
     for argument in rest:
@@ -65,7 +45,7 @@ def run(arguments: list[str]) -> Any:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from experiments.config import override
 
-    config = override(importlib.import_module(f"experiments.named.{name}").config(), overrides)
+    config = override(named(name), overrides)
     from experiments.pipeline import Pipeline
     from experiments.summary import show
 

@@ -4,12 +4,13 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sid.configs import TokenizerConfig
 from sid.errors import require
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lightning_modules.quantizer import QuantizerModule
+    from sid.tokenizers import Context, Tokenizer
 
 
 @dataclass
@@ -34,10 +35,9 @@ class OptimizerConfig:
 
 
 @dataclass
-class RQVAEConfig:
+class RQVAEConfig(TokenizerConfig):
     """Sizes and training of an RQ-VAE. Sizes and beta as in the paper; AdamW instead of 20k epochs of Adagrad."""
 
-    codebook_sizes: list[int] = field(default_factory=lambda: [256, 256, 256])
     hidden: list[int] = field(default_factory=lambda: [512, 256, 128])
     latent: int = 32
     commitment: float = 0.25
@@ -47,27 +47,32 @@ class RQVAEConfig:
     epochs: int = 100
     look_every: int = 5
     """Epochs between two looks at the codes of all items: usage is logged, and codes without items are moved."""
-    seed: int = 1
 
     def check(self) -> None:
         """Raise UserError for a value that no RQ-VAE can be built or trained with."""
-        sizes = self.codebook_sizes
-        at_least_1 = bool(sizes) and min(sizes) >= 1
-        require(at_least_1, "tokenizer.codebook_sizes", sizes, "one or more sizes, each at least 1")
+        super().check()
         require(all(width >= 1 for width in self.hidden), "tokenizer.hidden", self.hidden, "widths of at least 1")
         for name in ("latent", "batch_size", "epochs", "look_every"):
             require(getattr(self, name) >= 1, f"tokenizer.{name}", getattr(self, name), "at least 1")
         _check_rates("tokenizer", self.learning_rate, self.weight_decay)
-        require(0 <= self.seed < 2**31, "tokenizer.seed", self.seed, f"0 to {2**31 - 1}")
 
-    def build(self, vectors_ND: "Tensor") -> "QuantizerModule":
-        """A freshly initialised RQ-VAE for these item vectors (N, D)."""
+    def fit(self, vectors_ND: "Tensor", context: "Context") -> "Tokenizer":
+        """An RQ-VAE trained on item vectors (N, D)."""
         import torch
 
         from lightning_modules.quantizer import QuantizerModule
 
         torch.manual_seed(self.seed)
-        return QuantizerModule(self, vectors_ND)
+        module = QuantizerModule(self, vectors_ND)
+        context.train(module, self.epochs)
+        return module.model.to(vectors_ND.device)
+
+
+@dataclass
+class VQVAEConfig(RQVAEConfig):
+    """A single codebook: nothing but the digit tells items of one code apart."""
+
+    codebook_sizes: list[int] = field(default_factory=lambda: [1024])
 
 
 def _check_rates(part: str, learning_rate: float, weight_decay: float) -> None:

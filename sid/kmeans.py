@@ -3,10 +3,21 @@
 Legend: B vectors, N items, K centres, D width, L levels.
 """
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
 from sid.errors import UserError
+
+
+def faiss_or_error() -> ModuleType:
+    """faiss. Raises UserError where it is missing."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise UserError("faiss is missing; install an extra: pip install -e '.[cpu]' or '.[gpu]'") from error
+    return faiss
 
 
 def kmeans(vectors_ND: Tensor, num_centres: int, seed: int, iterations: int = 20) -> Tensor:
@@ -19,12 +30,7 @@ def kmeans(vectors_ND: Tensor, num_centres: int, seed: int, iterations: int = 20
             f"a codebook of {num_centres} codes needs as many items, there are {len(vectors_ND)}; "
             "lower tokenizer.codebook_sizes"
         )
-    try:
-        import faiss
-    except ImportError as error:
-        raise UserError("faiss is missing; install an extra: pip install -e '.[cpu]' or '.[gpu]'") from error
-
-    search = faiss.Kmeans(
+    search = faiss_or_error().Kmeans(
         vectors_ND.shape[1],
         num_centres,
         niter=iterations,
@@ -36,10 +42,11 @@ def kmeans(vectors_ND: Tensor, num_centres: int, seed: int, iterations: int = 20
     return torch.tensor(search.centroids).to(vectors_ND)
 
 
-def nearest(vectors_BD: Tensor, centres_KD: Tensor) -> Tensor:
-    """(B,) index of the nearest centre by Euclidean distance; the lowest index among equals."""
-    distance_BK = centres_KD.square().sum(1) - 2 * vectors_BD @ centres_KD.T
-    return distance_BK.argmin(1)
+def nearest(vectors_BD: Tensor, centres_KD: Tensor, prices_K: Tensor | None = None) -> Tensor:
+    """(B,) index of the nearest centre by squared distance plus the centre's price; the lowest index among equals."""
+    own_K = centres_KD.square().sum(1)
+    own_K = own_K if prices_K is None else own_K + prices_K
+    return (own_K - 2 * vectors_BD @ centres_KD.T).argmin(1)
 
 
 def residual_kmeans(vectors_ND: Tensor, codebook_sizes: tuple[int, ...], seed: int) -> tuple[Tensor, list[Tensor]]:

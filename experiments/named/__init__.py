@@ -1,1 +1,41 @@
 """One file an experiment: a docstring with command and numbers, and `config()`."""
+
+import ast
+import difflib
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sid.errors import UserError
+
+if TYPE_CHECKING:
+    from experiments.config import RunConfig
+
+
+def experiments() -> dict[str, str]:
+    """Named experiments, and the first line of their docstrings."""
+    files = sorted(Path(__file__).parent.glob("[!_]*.py"))
+    documented = {file.stem: ast.get_docstring(ast.parse(file.read_text())) or "" for file in files}
+    return {name: text.partition("\n")[0] for name, text in documented.items()}
+
+
+def listing() -> str:
+    found = experiments()
+    width = max(map(len, found))
+    return "experiments:\n" + "\n".join(f"  {name:{width}}  {line}" for name, line in found.items())
+
+
+def require_named(name: str) -> None:
+    """Raises UserError where there is no such experiment."""
+    known = experiments()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"there is no experiment {name!r}{hint}\n{listing()}")
+
+
+def named(name: str) -> "RunConfig":
+    """The experiment's configuration. Raises UserError where there is no such experiment."""
+    require_named(name)
+    config: RunConfig = importlib.import_module(f"experiments.named.{name}").config()
+    return config

@@ -4,7 +4,7 @@ import pytest
 
 from datamodules.synthetic import SyntheticConfig
 from experiments.config import RunConfig, hashed, override, to_yaml
-from experiments.run import experiments
+from experiments.named import experiments
 from models.configs import CausalConfig
 from sid.errors import UserError
 

@@ -26,6 +26,11 @@ def config(**changes: Any) -> RQVAEConfig:
     return RQVAEConfig(**(sizes | changes))
 
 
+def build(sizes: RQVAEConfig, vectors_ND: torch.Tensor) -> QuantizerModule:
+    torch.manual_seed(sizes.seed)
+    return QuantizerModule(sizes, vectors_ND)
+
+
 class Logged(lightning.Callback):
     """Keeps every epoch's figures."""
 
@@ -59,7 +64,7 @@ def test_an_epoch_draws_every_row_once() -> None:
 
 
 def test_training_lowers_the_reconstruction_error_and_keeps_every_code_in_use(tmp_path: Path) -> None:
-    module = config(learning_rate=1e-2).build(clusters())
+    module = build(config(learning_rate=1e-2), clusters())
     epochs = fit(module, tmp_path)
     assert epochs[-1]["train/reconstruction"] < 0.3 * epochs[0]["train/reconstruction"]
     figures = module.figures(module.codes())
@@ -68,7 +73,7 @@ def test_training_lowers_the_reconstruction_error_and_keeps_every_code_in_use(tm
 
 
 def test_figures_are_those_of_the_code_table() -> None:
-    module = config().build(clusters())
+    module = build(config(), clusters())
     codes_NL = module.codes()
     assert codes_NL.shape == (120, 2) and codes_NL.dtype == torch.long
     used = usage(codes_NL, (6, 4))
@@ -82,7 +87,7 @@ def test_figures_are_those_of_the_code_table() -> None:
 
 
 def test_the_codes_are_looked_at_every_few_epochs_and_at_the_end(tmp_path: Path) -> None:
-    epochs = fit(config(epochs=8, look_every=3).build(clusters()), tmp_path)
+    epochs = fit(build(config(epochs=8, look_every=3), clusters()), tmp_path)
     first = next(number for number, figures in enumerate(epochs, start=1) if "collision_rate" in figures)
     assert first == 3
     assert {"usage/level1", "perplexity/level2", "collision_rate", "revived", "train/loss"} <= set(epochs[-1])
@@ -90,7 +95,7 @@ def test_the_codes_are_looked_at_every_few_epochs_and_at_the_end(tmp_path: Path)
 
 def test_training_starts_from_kmeans_centres(tmp_path: Path) -> None:
     vectors_ND = clusters()
-    module = config(learning_rate=0.0, weight_decay=0.0, look_every=100).build(vectors_ND)
+    module = build(config(learning_rate=0.0, weight_decay=0.0, look_every=100), vectors_ND)
     before = module.model(vectors_ND).quantization.item()
     fit(module, tmp_path, epochs=1)
     with torch.no_grad():
@@ -115,7 +120,7 @@ def test_dead_codes_are_moved_at_a_look_and_left_alone_in_the_last_tenth(tmp_pat
                 pl_module.model.quantizer.codebooks[0].data[3] = 1e3
 
     def used_after(epoch: int) -> float:
-        module = config(epochs=10, look_every=1, learning_rate=1e-4).build(clusters())
+        module = build(config(epochs=10, look_every=1, learning_rate=1e-4), clusters())
         trainer = lightning.Trainer(
             accelerator="cpu",
             max_epochs=10,
@@ -136,7 +141,7 @@ def test_dead_codes_are_moved_at_a_look_and_left_alone_in_the_last_tenth(tmp_pat
 def test_the_same_seed_gives_the_same_codes(tmp_path: Path) -> None:
     codes = []
     for seed in (1, 1, 2):
-        module = config(seed=seed, epochs=3).build(clusters())
+        module = build(config(seed=seed, epochs=3), clusters())
         fit(module, tmp_path)
         codes.append(module.codes())
     assert torch.equal(codes[0], codes[1])

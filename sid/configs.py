@@ -1,0 +1,93 @@
+"""Sizes of the tokenizers. Light: torch and faiss are imported when a tokenizer is fitted."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from sid.errors import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sid.tokenizers import Context, Tokenizer
+
+SIZES = (256, 256, 256)
+
+
+@dataclass
+class TokenizerConfig:
+    """What every tokenizer's config offers. Whatever the tokenizer, one more level tells items of equal codes apart."""
+
+    codebook_sizes: list[int] = field(default_factory=lambda: list(SIZES))
+    sample: int = 0
+    """Items drawn to fit on; 0: all. Every item gets codes."""
+    seed: int = 1
+
+    reads_events: ClassVar[bool] = False
+    """Whether `Context.collaborative` is used: the table then depends on the split."""
+
+    def check(self) -> None:
+        """Raise UserError for a value that nothing can be fitted with."""
+        sizes = self.codebook_sizes
+        at_least_1 = bool(sizes) and min(sizes) >= 1
+        require(at_least_1, "tokenizer.codebook_sizes", sizes, "one or more sizes, each at least 1")
+        require(self.sample >= 0, "tokenizer.sample", self.sample, "at least 0")
+        require(0 <= self.seed < 2**31, "tokenizer.seed", self.seed, f"0 to {2**31 - 1}")
+
+    def fit(self, vectors_ND: "Tensor", context: "Context") -> "Tokenizer":
+        """A tokenizer fitted to item vectors (N, D) float32. Raises UserError where they cannot be told apart."""
+        raise NotImplementedError
+
+
+@dataclass
+class ResidualKMeansConfig(TokenizerConfig):
+    """Residual k-means: no network (RQ-k-means; OneRec)."""
+
+    balanced: bool = False
+    """Codes of a level get about as many items each."""
+
+    def fit(self, vectors_ND: "Tensor", context: "Context") -> "Tokenizer":
+        from sid.clusters import residual
+
+        return residual(vectors_ND, self.codebook_sizes, self.seed, self.balanced)
+
+
+@dataclass
+class TreeConfig(TokenizerConfig):
+    """Hierarchical k-means: a code's meaning depends on the codes before it."""
+
+    def fit(self, vectors_ND: "Tensor", context: "Context") -> "Tokenizer":
+        from sid.clusters import tree
+
+        return tree(vectors_ND, self.codebook_sizes, self.seed)
+
+
+@dataclass
+class HyperplanesConfig(TokenizerConfig):
+    """Random hyperplanes: locality-sensitive hashing."""
+
+    def fit(self, vectors_ND: "Tensor", context: "Context") -> "Tokenizer":
+        from sid.hashes import Hyperplanes
+
+        return Hyperplanes(vectors_ND, self.codebook_sizes, self.seed)
+
+
+@dataclass
+class ProductConfig(TokenizerConfig):
+    """Optimised product quantization (RPG: 16 to 64 codes of 256)."""
+
+    codebook_sizes: list[int] = field(default_factory=lambda: [256] * 16)
+
+    def fit(self, vectors_ND: "Tensor", context: "Context") -> "Tokenizer":
+        from sid.hashes import Product
+
+        return Product(vectors_ND, self.codebook_sizes, self.seed)
+
+
+@dataclass
+class ChanceConfig(TokenizerConfig):
+    """Random codes, the floor of every comparison."""
+
+    def fit(self, vectors_ND: "Tensor", context: "Context") -> "Tokenizer":
+        from sid.hashes import Chance
+
+        return Chance(vectors_ND.shape[1], self.codebook_sizes, self.seed)

@@ -1,0 +1,64 @@
+"""What every tokenizer is: fitted to item vectors, it gives a vector its codes.
+
+Legend: N items, B vectors, D width, L levels, C collaborative width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sid.errors import UserError
+
+CHUNK = 65_536
+"""Vectors that are assigned at once."""
+
+
+class Tokenizer(Protocol):
+    """A fitted tokenizer."""
+
+    def codes(self, vectors_BD: Tensor) -> Tensor:
+        """(B, L) int64, before collisions are resolved; a vector's codes do not depend on the others."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a tokenizer may use beside the item vectors it is fitted to."""
+
+    train: Callable[[nn.Module, int], None]
+    """Trains a LightningModule for a number of epochs, or goes on where a killed run stopped."""
+    collaborative: Callable[[], Tensor]
+    """(N, C) float32: which items the same users chose, from the events of the training part alone."""
+
+
+def require_vectors(vectors_ND: Tensor, codebook_sizes: list[int]) -> None:
+    """Raises UserError for vectors that no codebook of these sizes can be fitted to."""
+    largest = max(codebook_sizes)
+    if len(vectors_ND) < largest:
+        raise UserError(
+            f"a codebook of {largest} codes needs as many items, there are {len(vectors_ND)}; "
+            "lower tokenizer.codebook_sizes"
+        )
+    bad_N = ~vectors_ND.isfinite().all(dim=1)
+    if bad_N.any():
+        raise UserError(f"{int(bad_N.sum())} item vectors hold NaN or infinity, first: row {int(bad_N.int().argmax())}")
+    if len(vectors_ND) > 1 and bool((vectors_ND == vectors_ND[0]).all()):
+        raise UserError(f"all {len(vectors_ND)} item vectors are equal: nothing tells the items apart")
+
+
+def assign(tokenizer: Tokenizer, vectors_ND: np.ndarray) -> Tensor:
+    """(N, L) int64 codes of a table of vectors, which may be a mapped file, a chunk at a time."""
+    starts = range(0, len(vectors_ND), CHUNK)
+    chunks = (np.array(vectors_ND[start : start + CHUNK], dtype=np.float32) for start in starts)
+    return torch.cat([tokenizer.codes(torch.from_numpy(chunk)) for chunk in chunks])
+
+
+def drawn(vectors_ND: np.ndarray, sample: int, seed: int) -> np.ndarray:
+    """Rows of a sample of the vectors, in their order; all of them where `sample` is 0 or not below their number."""
+    num_rows = len(vectors_ND)
+    if sample == 0 or sample >= num_rows:
+        return np.arange(num_rows)
+    return np.sort(np.random.default_rng(seed).choice(num_rows, sample, replace=False))
