@@ -14,9 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sid.errors import UserError
+from sid.errors import UserError, require
 
 OFFLINE_CHOICES = "embed.encoder=minilm (packaged model), tfidf (no model) or file (your own vectors)"
+PIECE = 1 << 16
+"""Given vectors that are copied at once."""
 LABELS = {
     "title": "Title: ",
     "brand": "Brand: ",
@@ -43,21 +45,46 @@ class EmbedConfig:
     dim: int = 256  # tfidf: SVD components, fewer when the catalogue is smaller
     fields: list[str] = field(default_factory=lambda: ["title", "brand", "categories", "price", "text"])
     batch_size: int = 64
+    whiten: int = field(default=0, metadata={"hashed": "if set"})  # components of PCA whitening, 0: none
+
+    @property
+    def own_space(self) -> bool:
+        """Whether every catalogue gets a vector space of its own, so that vectors of two cannot be compared."""
+        return self.encoder == "tfidf" or self.whiten > 0
 
     def build(self, items: pa.Table, prepared: Path | None = None) -> np.ndarray:
         """The items' vectors: (N, D) float32, finite, row i for row i of `items`.
 
         `items` has the columns item, title, brand, price, categories, category, text. `prepared` is the catalogue's
         folder, where given vectors lie. Raises UserError for an unknown encoder or field, a package or model that
-        cannot be had, and vectors that are not there or do not fit the catalogue.
+        cannot be had, vectors that are not there or do not fit the catalogue, and more components than there are.
         """
         if items.num_rows == 0:
             raise UserError("the catalogue has no items to embed")
         for name, value in (("dim", self.dim), ("batch_size", self.batch_size)):
             if value < 1:
                 raise UserError(f"embed.{name}={value} must be at least 1")
+        require(self.whiten >= 0, "embed.whiten", self.whiten, "at least 0")
+        vectors_ND = self._encoded(items, prepared)
+        return whitened(vectors_ND, self.whiten) if self.whiten else vectors_ND
+
+    def write(self, items: pa.Table, prepared: Path, path: Path) -> tuple[int, int]:
+        """As `build`, into a .npy file; returns its shape. Vectors that came with the data, which may be more than the
+        memory holds, are copied a piece at a time."""
+        if self.encoder == "given" and not self.whiten:
+            given_ND = _given(items, prepared)
+            mapped_ND = np.lib.format.open_memmap(path, "w+", np.float32, given_ND.shape)
+            _scale(given_ND, mapped_ND)
+            mapped_ND.flush()
+            return len(mapped_ND), mapped_ND.shape[1]
+        vectors_ND = self.build(items, prepared)
+        np.save(path, vectors_ND)
+        return len(vectors_ND), vectors_ND.shape[1]
+
+    def _encoded(self, items: pa.Table, prepared: Path | None) -> np.ndarray:
         if self.encoder == "given":
-            return _given(items, prepared)
+            given_ND = _given(items, prepared)
+            return _scale(given_ND, np.empty(given_ND.shape, np.float32))
         encode = ENCODERS.get(self.encoder) or (_hub if "/" in self.encoder else None)
         if encode is None:
             raise UserError(
@@ -74,6 +101,25 @@ class EmbedConfig:
                 f"first: item {items['item'][row].as_py()!r} (row {row}), encoder {self.encoder!r}"
             )
         return vectors_ND
+
+
+def whitened(vectors_ND: np.ndarray, num_components: int) -> np.ndarray:
+    """(N, C) float32: the principal components, each of mean 0 and variance 1, none correlated with another.
+
+    Raises UserError where the vectors do not vary in as many directions.
+    """
+    from sklearn.decomposition import PCA
+
+    limit = min(vectors_ND.shape)
+    require(num_components <= limit, "embed.whiten", num_components, f"at most {limit}, the fewer of items and numbers")
+    components = PCA(num_components, whiten=True, svd_solver="covariance_eigh")
+    with np.errstate(invalid="ignore"):  # of vectors without any variance, which are refused below
+        white_NC = components.fit_transform(vectors_ND - vectors_ND.mean(0))  # sums of products lose less when centred
+    variance_C = components.explained_variance_
+    directions = int((variance_C > 1e-6 * variance_C[0]).sum())
+    expected = f"at most {directions}: the vectors vary in no more directions"
+    require(num_components == directions, "embed.whiten", num_components, expected)
+    return white_NC.astype(np.float32)
 
 
 def item_texts(items: pa.Table, fields: list[str], labels: bool = True) -> list[str]:
@@ -169,16 +215,20 @@ def _tfidf(config: EmbedConfig, items: pa.Table) -> np.ndarray:
 
 
 def _given(items: pa.Table, prepared: Path | None) -> np.ndarray:
-    """vectors.npy (N, D) int8 beside the catalogue; a number is x / 127."""
+    """(N, D) int8, mapped: vectors.npy beside the catalogue; a number is x / 127."""
     path = prepared / "vectors.npy" if prepared else None
     if path is None or not path.is_file():
         raise UserError(
             f"embed.encoder=given: this data comes without vectors (there is no {path or 'prepared folder'}); only "
             f"TAOBAO-MM with data.targets=clicks has them. Choose {OFFLINE_CHOICES}"
         )
-    vectors_ND = _read_npy(path, items).astype(np.float32)
-    vectors_ND /= 127
-    return vectors_ND
+    return _read_npy(path, items)
+
+
+def _scale(given_ND: np.ndarray, into_ND: np.ndarray) -> np.ndarray:
+    for start in range(0, len(given_ND), PIECE):
+        np.divide(given_ND[start : start + PIECE], np.float32(127), out=into_ND[start : start + PIECE])
+    return into_ND
 
 
 def _file(config: EmbedConfig, items: pa.Table) -> np.ndarray:

@@ -111,6 +111,16 @@ class SplitConfig:
         return split
 
 
+def known_until(train: Examples, offsets_U1: np.ndarray) -> np.ndarray:
+    """(U,) int64, where the events of each user end that training may know: the last training target and all before it.
+
+    It is the user's first event where there is no training target.
+    """
+    known_U: np.ndarray = offsets_U1[:-1].copy()
+    np.maximum.at(known_U, train.user_E, train.target_E + 1)
+    return known_U
+
+
 def leave_one_out(offsets_U1: np.ndarray, train_targets: int = 0) -> Split:
     """Test on the last event of each user, validate on the one before, train on the rest (or the last of it)."""
     user_M, index_M, left_M = _positions(offsets_U1)

@@ -1,8 +1,9 @@
 """The typed configuration of a run, and `key=value` overrides on it.
 
 Every part's dataclass lives beside what it builds. A field with `metadata={"hashed": False}` changes no result (where
-files lie, what is logged): it does not enter the hash that names a stage. A field with `metadata=AT_TEST` changes the
-test alone: runs that differ in nothing else share their training (see `asked_at_test`).
+files lie, what is logged): it does not enter the hash that names a stage. One with `metadata={"hashed": "if set"}`
+enters it only where it is not at its default: stages from before there was such a field are found again. A field with
+`metadata=AT_TEST` changes the test alone: runs that differ in nothing else share their training (see `asked_at_test`).
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from datamodules.configs import SequenceConfig
 from datamodules.embed import EmbedConfig
 from datamodules.split import SplitConfig
 from experiments.named import require_named
-from lightning_modules.configs import OptimizerConfig, RQVAEConfig, VQVAEConfig
+from lightning_modules.configs import LETTERConfig, OptimizerConfig, RQVAEConfig, VQVAEConfig
 from models.configs import ModelConfig, TigerConfig
 from sid.configs import (
     SIZES,
@@ -41,6 +42,7 @@ AT_TEST = {"hashed": False, "at_test": True}
 TOKENIZERS: dict[str, type[TokenizerConfig]] = {
     "rqvae": RQVAEConfig,
     "vqvae": VQVAEConfig,
+    "letter": LETTERConfig,
     "rqkmeans": ResidualKMeansConfig,
     "tree": TreeConfig,
     "lsh": HyperplanesConfig,
@@ -153,8 +155,9 @@ def hashed(config: Any) -> Any:
     """A config as plain data, without the fields that change no result."""
     if not dataclasses.is_dataclass(config):
         return config
-    fields = (f for f in dataclasses.fields(config) if f.metadata.get("hashed", True))
-    return {f.name: hashed(getattr(config, f.name)) for f in fields}
+    found = {f.name: (f, getattr(config, f.name)) for f in dataclasses.fields(config) if f.metadata.get("hashed", True)}
+    unset = {name for name, (f, value) in found.items() if f.metadata.get("hashed") == "if set" and value == f.default}
+    return {name: hashed(value) for name, (_, value) in found.items() if name not in unset}
 
 
 def asked_at_test(config: EvaluationConfig) -> dict[str, Any]:
@@ -203,12 +206,17 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
 
 
 def choose_tokenizer(old: TokenizerConfig, assignment: str) -> TokenizerConfig:
-    """The tokenizer that `tokenizer=NAME` names, with the seed and, unless it has its own, the sizes of the old one."""
+    """The tokenizer that `tokenizer=NAME` names, with the seed and, unless it has its own, the sizes of the old one.
+
+    The old one itself where it is of that kind already.
+    """
     name = assignment.partition("=")[2]
     if name not in TOKENIZERS:
         near = difflib.get_close_matches(name, TOKENIZERS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"{assignment}: there is no such tokenizer{hint} (there are {', '.join(TOKENIZERS)})")
+    if type(old) is TOKENIZERS[name]:
+        return old
     new = TOKENIZERS[name](seed=old.seed, sample=old.sample)
     if new.codebook_sizes == list(SIZES):
         new.codebook_sizes = list(old.codebook_sizes)

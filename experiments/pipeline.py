@@ -20,6 +20,7 @@ from experiments.named import named
 from experiments.provenance import provenance
 from experiments.stages import VERSIONS, Stage, file_hash, fingerprint, process_rank, raw_hash, write_atomically
 from models.configs import Content
+from sid.errors import UserError
 
 if TYPE_CHECKING:
     from datamodules.sequences import SequenceDataModule
@@ -161,20 +162,39 @@ class Pipeline:
         return {**self.config.data.write(folder), "official": self.config.data.official}
 
     def _embed(self, folder: Path) -> dict[str, Any]:
-        vectors_ND = self.config.embed.build(self.catalog.items, self.prepare.folder)
-        np.save(folder / "vectors.npy", vectors_ND)
-        return {"items": vectors_ND.shape[0], "width": vectors_ND.shape[1]}
+        items, width = self.config.embed.write(self.catalog.items, self.prepare.folder, folder / "vectors.npy")
+        return {"items": items, "width": width}
+
+    def _shared_vectors(self) -> tuple[np.ndarray, slice]:
+        """(N, D) vectors of all items that share the codebooks, in one order for each of the experiments; our rows.
+
+        Raises UserError where the experiments' vectors cannot be compared.
+        """
+        parts, embed = sorted((self, *self.companions), key=lambda part: part.embed.hash), self.config.embed
+        if embed.own_space and len({part.embed.hash for part in parts}) > 1:
+            raise UserError(
+                f"combined_with={self.config.combined_with}: with embed.encoder={embed.encoder}, embed.whiten="
+                f"{embed.whiten} every catalogue has a vector space of its own, and no codebook fits two; choose an "
+                "encoder that is not fitted to the catalogue, such as embed.encoder=minilm embed.whiten=0"
+            )
+        for other in self.companions:
+            other.run("embed", lambda *figures: None)
+        tables = [np.load(part.embed.folder / "vectors.npy", mmap_mode="r") for part in parts]
+        widths = {part.config.name: vectors_ND.shape[1] for part, vectors_ND in zip(parts, tables, strict=True)}
+        if len(set(widths.values())) > 1:
+            raise UserError(f"combined_with: item vectors differ in width ({widths}); give all the same embed.encoder")
+        own = [part is self for part in parts].index(True)
+        start = sum(map(len, tables[:own]))
+        vectors_ND = np.concatenate(tables) if len(tables) > 1 else tables[0]
+        return vectors_ND, slice(start, start + len(tables[own]))
 
     def _tokenize(self, folder: Path) -> dict[str, Any]:
         from datamodules.collaborative import collaborative
         from experiments.tokenize import export, figures, tokenize
         from sid.table import SIDTable
 
-        config, num_items = self.config.tokenizer, self.catalog.num_items
-        for other in self.companions:
-            other.run("embed", lambda *figures: None)
-        tables = [np.load(one.embed.folder / "vectors.npy", mmap_mode="r") for one in (self, *self.companions)]
-        vectors_ND = np.concatenate(tables) if len(tables) > 1 else tables[0]
+        config = self.config.tokenizer
+        vectors_ND, own = self._shared_vectors()
         codes_NL = tokenize(
             config,
             vectors_ND,
@@ -183,11 +203,10 @@ class Pipeline:
             self.config.train.accelerator,
         )
         whole = SIDTable.resolve(codes_NL, tuple(config.codebook_sizes))
-        table = SIDTable(whole.codes_NL[:num_items], whole.codebook_sizes, self.prepare.hash)
+        table = SIDTable(whole.codes_NL[own], whole.codebook_sizes, self.prepare.hash)
         table.save(folder)
         export(table, self.catalog, folder / "sids.tsv")
-        categories = self.catalog.items["category"].to_pylist()
-        return figures(config, codes_NL[:num_items], table, tables[0], categories)
+        return figures(table, vectors_ND[own], self.catalog.items)
 
     def _train(self, folder: Path) -> dict[str, Any]:
         from experiments.training import train

@@ -9,6 +9,8 @@ from typing import Any
 
 import lightning
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
@@ -17,10 +19,17 @@ from datamodules.catalog import Catalog
 from experiments.trainers import fit, last_checkpoint, resume_from, trainer
 from sid.collisions import collision_rate
 from sid.configs import TokenizerConfig
-from sid.kmeans import residual_kmeans
+from sid.diagnostics import (
+    Agreement,
+    agreement,
+    items_per_prefix,
+    neighbourhood,
+    prefixes,
+    reconstruction,
+)
 from sid.quantizers import usage
 from sid.table import SIDTable
-from sid.tokenizers import Context, assign, drawn, require_vectors
+from sid.tokenizers import Context, LastLevel, assign, assign_apart, drawn, require_vectors
 
 
 def tokenize(
@@ -40,7 +49,11 @@ def tokenize(
     fitted = torch.from_numpy(np.ascontiguousarray(vectors_ND[rows], dtype=np.float32))
     require_vectors(fitted, config.codebook_sizes)
     context = Context(lambda module, epochs: train(module, epochs, folder, accelerator), lambda: collaborative(rows))
-    return assign(config.fit(fitted, context), vectors_ND)
+    tokenizer = config.fit(fitted, context)
+    if not config.reassign:
+        return assign(tokenizer, vectors_ND)
+    assert isinstance(tokenizer, LastLevel)
+    return assign_apart(tokenizer, vectors_ND)
 
 
 def train(module: nn.Module, epochs: int, folder: Path, accelerator: str) -> None:
@@ -63,16 +76,16 @@ def export(table: SIDTable, catalog: Catalog, path: Path) -> None:
     table.export(path, raw_ids, titles)
 
 
-def figures(
-    config: TokenizerConfig, codes_NL: Tensor, table: SIDTable, vectors_ND: np.ndarray, categories: list[str]
-) -> dict[str, Any]:
-    """Usage, perplexity, collisions, items per prefix, and how well first codes separate categories."""
-    sizes, levels = tuple(config.codebook_sizes), range(1, len(config.codebook_sizes) + 1)
-    used = usage(codes_NL, sizes)
-    kmeans_NL, _ = residual_kmeans(torch.from_numpy(np.asarray(vectors_ND)), sizes[:1], config.seed)
-    generator = torch.Generator().manual_seed(config.seed)
-    random_N = torch.randint(0, sizes[0], (len(codes_NL),), generator=generator)
-    rivals = {"this table": codes_NL[:, 0], "residual k-means": kmeans_NL[:, 0], "random": random_N}
+def figures(table: SIDTable, vectors_ND: np.ndarray, items: pa.Table) -> dict[str, Any]:
+    """What `sid.diagnostics` measures of a table before its collision digit; lists hold one value a level.
+
+    Args:
+        vectors_ND: item vectors, which may be a mapped file.
+        items: the catalogue's.
+    """
+    codes_NL, sizes = table.codes_NL[:, :-1], table.codebook_sizes[:-1]
+    used, prefix_NL = usage(codes_NL, sizes), prefixes(codes_NL)
+    kept, near = reconstruction(codes_NL, sizes, vectors_ND), neighbourhood(prefix_NL, vectors_ND)
     return {
         "codebook_sizes": list(table.codebook_sizes),
         "usage": used.share_L.tolist(),
@@ -80,20 +93,43 @@ def figures(
         "collision_rate": collision_rate(codes_NL),
         "collision_rate_resolved": collision_rate(table.codes_NL),
         "largest_group": table.codebook_sizes[-1],
-        "nmi_level1": {name: mutual_information(codes_N, categories) for name, codes_N in rivals.items()},
-        "items_per_prefix": [items_per_prefix(codes_NL[:, :level]) for level in levels],
+        "neighbourhood": near.values,
+        "neighbourhood_chance": near.chance,
+        "reconstruction": kept.values,
+        "reconstruction_chance": kept.chance,
+        "categories": [
+            {"depth": depth, "labels": int(label_N.max()) + 1, **agreements(prefix_NL, label_N)}
+            for depth, label_N in category_levels(items).items()
+        ],
+        "items_per_prefix": [items_per_prefix(prefix_N) for prefix_N in prefix_NL.unbind(1)],
     }
 
 
-def items_per_prefix(prefixes_NL: Tensor) -> list[list[int]]:
-    """Histogram [n, how many prefixes hold n items]."""
-    _, sizes = prefixes_NL.unique(dim=0, return_counts=True)
-    held, count = sizes.unique(return_counts=True)
-    return torch.stack([held, count], dim=1).tolist()
+def agreements(prefix_NL: Tensor, label_N: Tensor) -> dict[str, list[float]]:
+    """Every measure of `sid.diagnostics.agreement`, for every prefix length."""
+    found = [agreement(prefix_N, label_N) for prefix_N in prefix_NL.unbind(1)]
+    return {name: [getattr(one, name) for one in found] for name in Agreement._fields}
 
 
-def mutual_information(codes_N: Tensor, categories: list[str]) -> float:
-    """Normalised mutual information (arithmetic mean) of a code and the category, in [0, 1]."""
-    from sklearn.metrics import normalized_mutual_info_score
+def category_levels(items: pa.Table) -> dict[int, Tensor]:
+    """Depth in the category tree, the root being 1 -> (N,) int64 category of every item, from 0.
 
-    return float(normalized_mutual_info_score(categories, codes_N.numpy()))
+    An item whose path ends earlier has the end of its path. Depths with a single category, and those that fewer than
+    half of the items reach, are left out. Where no item has a path, `category` is depth 1.
+    """
+    paths = items["categories"].combine_chunks()
+    length_N = pc.fill_null(pc.list_value_length(paths), 0).to_numpy()
+    if not length_N.any():
+        return {depth: label_N for depth, label_N in {1: _numbered(items["category"])}.items() if label_N.any()}
+    levels = {}
+    for depth in range(1, int(np.median(length_N)) + 1):
+        label_N = _numbered(pc.binary_join(pc.list_slice(paths, 0, depth), "\0"))
+        if label_N.any():
+            levels[depth] = label_N
+    return levels
+
+
+def _numbered(names: pa.Array | pa.ChunkedArray) -> Tensor:
+    found = pc.dictionary_encode(names, null_encoding="encode")
+    found = found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+    return torch.from_numpy(found.indices.to_numpy().astype(np.int64))

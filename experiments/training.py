@@ -19,7 +19,7 @@ from callbacks.recommendations import RecommendationFile
 from callbacks.retrieval import Retrieval
 from datamodules.catalog import Catalog
 from datamodules.sequences import SequenceDataModule
-from datamodules.split import Split
+from datamodules.split import Split, known_until
 from experiments.config import EvaluationConfig, RunConfig
 from experiments.trainers import (
     BEST,
@@ -188,11 +188,10 @@ def popularity(config: EvaluationConfig, catalog: Catalog, split: Split) -> dict
 
 
 def learnt_counts(catalog: Catalog, split: Split) -> np.ndarray:
-    """(N,) int64, how often each item is among the events that training may know: every training target and what lies
-    before it. The log is read a stretch at a time."""
+    """(N,) int64, how often each item is among the events that training may know. The log is read a stretch at a
+    time."""
     offsets_U1, count_N = catalog.offsets_U1, np.zeros(catalog.num_items, np.int64)
-    known_U = offsets_U1[:-1].copy()
-    np.maximum.at(known_U, split.train.user_E, split.train.target_E + 1)
+    known_U = known_until(split.train, offsets_U1)
     for start in range(0, catalog.num_events, STRETCH_EVENTS):
         stop = min(start + STRETCH_EVENTS, catalog.num_events)
         first, last = np.searchsorted(offsets_U1, [start, stop - 1], side="right") - 1

@@ -2,14 +2,15 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from sid.configs import TokenizerConfig
+from sid.configs import IF_SET, TokenizerConfig
 from sid.errors import require
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lightning_modules.quantizer import QuantizerModule
     from sid.tokenizers import Context, Tokenizer
 
 
@@ -47,6 +48,15 @@ class RQVAEConfig(TokenizerConfig):
     epochs: int = 100
     look_every: int = 5
     """Epochs between two looks at the codes of all items: usage is logged, and codes without items are moved."""
+    revive: bool = field(default=True, metadata=IF_SET)
+    """Move codes without items at a look, each onto an item of a crowded code."""
+    codebook_ema: float = field(default=0.0, metadata=IF_SET)
+    """Decay a batch of the moving averages of what each code wins, which codebooks then follow (van den Oord et al.
+    2017, appendix A.1: 0.99); 0: codebooks learn by gradient."""
+    gradient: str = field(default="straight_through", metadata=IF_SET)
+    """How the decoder's gradient passes the quantizer: straight_through, or rotation (arXiv 2410.06424)."""
+
+    residual: ClassVar[bool] = True
 
     def check(self) -> None:
         """Raise UserError for a value that no RQ-VAE can be built or trained with."""
@@ -55,17 +65,24 @@ class RQVAEConfig(TokenizerConfig):
         for name in ("latent", "batch_size", "epochs", "look_every"):
             require(getattr(self, name) >= 1, f"tokenizer.{name}", getattr(self, name), "at least 1")
         _check_rates("tokenizer", self.learning_rate, self.weight_decay)
+        require(0 <= self.codebook_ema < 1, "tokenizer.codebook_ema", self.codebook_ema, "at least 0 and below 1")
+        known = ("straight_through", "rotation")
+        require(self.gradient in known, "tokenizer.gradient", self.gradient, " or ".join(known))
 
     def fit(self, vectors_ND: "Tensor", context: "Context") -> "Tokenizer":
         """An RQ-VAE trained on item vectors (N, D)."""
         import torch
 
-        from lightning_modules.quantizer import QuantizerModule
-
         torch.manual_seed(self.seed)
-        module = QuantizerModule(self, vectors_ND)
+        module = self.module(vectors_ND, context)
         context.train(module, self.epochs)
         return module.model.to(vectors_ND.device)
+
+    def module(self, vectors_ND: "Tensor", context: "Context") -> "QuantizerModule":
+        """What is trained, as it starts."""
+        from lightning_modules.quantizer import QuantizerModule
+
+        return QuantizerModule(self, vectors_ND)
 
 
 @dataclass
@@ -73,6 +90,39 @@ class VQVAEConfig(RQVAEConfig):
     """A single codebook: nothing but the digit tells items of one code apart."""
 
     codebook_sizes: list[int] = field(default_factory=lambda: [1024])
+
+
+@dataclass
+class LETTERConfig(RQVAEConfig):
+    """An RQ-VAE whose codes also know who chose an item (LETTER, arXiv 2405.07314). Weights as in the paper."""
+
+    alpha: float = 0.02
+    """Weight of the alignment of codes with collaborative embeddings (`models.letter.alignment`)."""
+    diversity: float = 1e-4
+    """Weight of the codebooks' diversity (`models.letter.diversity`)."""
+    temperature: float = 1.0
+    """Of both: what their inner products are divided by; the paper has none."""
+    groups: int = 10
+    """Groups of alike codes, of about equal size, that a level's diversity goes by."""
+
+    reads_events: ClassVar[bool] = True
+
+    def check(self) -> None:
+        """Raise UserError for a value that no LETTER can be trained with."""
+        super().check()
+        for name in ("alpha", "diversity"):
+            value = getattr(self, name)
+            require(0 <= value < math.inf, f"tokenizer.{name}", value, "a number of at least 0")
+        warm = 0 < self.temperature < math.inf
+        require(warm, "tokenizer.temperature", self.temperature, "a number above 0")
+        require(self.groups >= 1, "tokenizer.groups", self.groups, "at least 1")
+        learns = not (self.codebook_ema and self.diversity)
+        require(learns, "tokenizer.codebook_ema", self.codebook_ema, "0: codebooks learn diversity by gradient alone")
+
+    def module(self, vectors_ND: "Tensor", context: "Context") -> "QuantizerModule":
+        from lightning_modules.letter import LETTERModule
+
+        return LETTERModule(self, vectors_ND, context.collaborative())
 
 
 def _check_rates(part: str, learning_rate: float, weight_decay: float) -> None:

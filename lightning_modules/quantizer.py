@@ -15,7 +15,7 @@ from lightning_modules.configs import RQVAEConfig
 from lightning_modules.finite import require_finite
 from models.rqvae import RQVAE
 from sid.collisions import collision_rate
-from sid.quantizers import usage
+from sid.quantizers import Quantized, usage
 
 
 class IndexDraws:
@@ -43,7 +43,15 @@ class QuantizerModule(lightning.LightningModule):
         super().__init__()
         self.config = config
         sizes = tuple(config.codebook_sizes)
-        self.model = RQVAE(vectors_ND.shape[1], config.hidden, config.latent, sizes, config.commitment)
+        self.model = RQVAE(
+            vectors_ND.shape[1],
+            config.hidden,
+            config.latent,
+            sizes,
+            config.commitment,
+            config.gradient,
+            config.codebook_ema,
+        )
         self.register_buffer("vectors_ND", vectors_ND, persistent=False)
         self.vectors_ND: Tensor
 
@@ -61,9 +69,15 @@ class QuantizerModule(lightning.LightningModule):
 
     def training_step(self, batch: IndexBatch) -> Tensor:
         losses = self.model(self.vectors_ND[batch.rows_B])
-        self.log("train/loss", losses.total, on_step=False, on_epoch=True, prog_bar=True)
+        loss = losses.total + self.regularisation(batch.rows_B, losses.quantized)
+        self.model.quantizer.follow(losses.quantized)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True)
         self.log("train/reconstruction", losses.reconstruction, on_step=False, on_epoch=True)
-        return losses.total
+        return loss
+
+    def regularisation(self, rows_B: Tensor, quantized: Quantized) -> Tensor | float:
+        """What a kind of RQ-VAE adds to the loss of a batch: its items' rows, and what became of them."""
+        return 0.0
 
     def on_train_epoch_end(self) -> None:
         require_finite(self)
@@ -75,7 +89,7 @@ class QuantizerModule(lightning.LightningModule):
             return
         for name, value in self.figures(self.codes()).items():
             self.log(name, value, on_step=False, on_epoch=True, prog_bar=name == "collision_rate")
-        if epoch < 0.9 * last:
+        if self.config.revive and epoch < 0.9 * last:
             with torch.no_grad():
                 latent_ND = self.model.encoder(self.vectors_ND)
             moved = self.model.quantizer.revive(latent_ND, torch.default_generator)

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from sid.kmeans import kmeans, nearest
 
+ENTROPY = 0.01
+"""Of a balanced assignment, in mean squared distances: the less, the more even are the clusters, and the slower."""
+
 
 class Residual:
     """Codes of nearest centres, each level on what the levels before leave over (RQ-k-means; OneRec, section 3.1).
@@ -27,6 +30,13 @@ class Residual:
             residual_BD = residual_BD - centres_KD[codes[-1]]
         return torch.stack(codes, dim=1)
 
+    def last_distances(self, vectors_BD: Tensor, codes_BL: Tensor) -> Tensor:
+        """(B, K) squared distances, prices added, of the last level's centres to what the codes before leave over."""
+        *before, (last_KD, prices_K) = self.levels
+        for level, (centres_KD, _) in enumerate(before):
+            vectors_BD = vectors_BD - centres_KD[codes_BL[:, level]]
+        return torch.cdist(vectors_BD, last_KD).square() + prices_K
+
 
 def residual(vectors_ND: Tensor, codebook_sizes: Sequence[int], seed: int, balanced: bool) -> Residual:
     """Fits one level after the other; balanced: every code gets about as many items."""
@@ -43,29 +53,47 @@ def residual(vectors_ND: Tensor, codebook_sizes: Sequence[int], seed: int, balan
 
 def balance(vectors_ND: Tensor, centres_KD: Tensor, rounds: int = 10) -> tuple[Tensor, Tensor]:
     """Centres (K, D) and prices (K,) of k-means whose clusters are of about equal size, from those of plain k-means."""
+    prices_K = None
     for _ in range(rounds):
-        prices_K = balancing_prices(torch.cdist(vectors_ND, centres_KD).square())
-        codes_N = nearest(vectors_ND, centres_KD, prices_K)
+        distance_NK = torch.cdist(vectors_ND, centres_KD).square()
+        prices_K = balancing_prices(distance_NK, prices_K)
+        codes_N = (distance_NK + prices_K).argmin(1)
         count_K = torch.bincount(codes_N, minlength=len(centres_KD))
         sum_KD = torch.zeros_like(centres_KD).index_add_(0, codes_N, vectors_ND)
         centres_KD = torch.where(count_K[:, None] > 0, sum_KD / count_K.clamp_min(1)[:, None], centres_KD)
-    return centres_KD, balancing_prices(torch.cdist(vectors_ND, centres_KD).square())
+    return centres_KD, balancing_prices(torch.cdist(vectors_ND, centres_KD).square(), prices_K)
 
 
-def balancing_prices(distance_NK: Tensor, rounds: int = 100) -> Tensor:
+def balancing_prices(distance_NK: Tensor, old_K: Tensor | None = None) -> Tensor:
     """(K,) what to add to every centre's squared distance so that nearest centres are of about equal size.
 
-    The dual of the transport of N vectors to K equal bins with a little entropy (Cuturi 2013, Sinkhorn iterations):
-    unlike a list of who goes where, prices hold for vectors that were not there.
+    The dual of the transport of N vectors to K equal bins with a little entropy (Cuturi 2013): unlike a list of who
+    goes where, prices hold for vectors that were not there. From `old_K`, prices that are about right; without them
+    the entropy comes down from the scale of the distances, so that no bin is ever out of everybody's reach.
     """
-    num_rows, num_codes = distance_NK.shape
-    entropy = 0.02 * float(distance_NK.mean()) + 1e-12
-    score_NK, price_K = distance_NK.neg() / entropy, distance_NK.new_zeros(num_codes)
-    wanted = torch.tensor(num_rows / num_codes).log()
+    mean, entropies = float(distance_NK.mean()) + 1e-12, [2**step * ENTROPY for step in range(6, -1, -1)]
+    price_K = distance_NK.new_zeros(distance_NK.shape[1])
+    if old_K is not None:
+        price_K, entropies = old_K, entropies[-1:]
+    for entropy in entropies:
+        for _ in range(10):
+            step_K, error = sinkhorn(torch.softmax((distance_NK + price_K) / (-entropy * mean), dim=1))
+            price_K = price_K - entropy * mean * step_K
+            if error < 0.05:
+                break
+    return price_K - price_K.mean()
+
+
+def sinkhorn(share_NK: Tensor, rounds: int = 10) -> tuple[Tensor, float]:
+    """(K,) logarithms of the factors of columns that rows of sum 1 then load more evenly; how uneven they still are.
+
+    A round changes a factor tenfold at most, so that one of a column without a load stays finite.
+    """
+    factor_K, wanted = share_NK.new_ones(share_NK.shape[1]), len(share_NK) / share_NK.shape[1]
     for _ in range(rounds):
-        load_K = torch.log_softmax(score_NK - price_K, dim=1).logsumexp(0)
-        price_K = price_K + load_K - wanted
-    return entropy * (price_K - price_K.mean())
+        load_K = factor_K * ((share_NK @ factor_K).reciprocal() @ share_NK)
+        factor_K = factor_K * (wanted / load_K).clamp(0.1, 10)
+    return factor_K.log(), float((load_K / wanted - 1).abs().max())
 
 
 class Tree:
@@ -91,7 +119,8 @@ class Tree:
 def tree(vectors_ND: Tensor, codebook_sizes: Sequence[int], seed: int) -> Tree:
     """k-means of all items, then of the items of every cluster, and so on.
 
-    A node with no more different vectors than codes gives each of them a child of its own.
+    A node with no more different vectors than codes gives each of them a child of its own. A child without items is
+    left out: other vectors would be led to a node that has no children.
     """
     made = Tree(codebook_sizes)
     node_N = torch.zeros(len(vectors_ND), dtype=torch.int64)
@@ -101,8 +130,8 @@ def tree(vectors_ND: Tensor, codebook_sizes: Sequence[int], seed: int) -> Tree:
             here = vectors_ND[rows]
             different = here.unique(dim=0) if len(here) <= 4 * size or level else here
             centres = different if len(different) <= size else kmeans(here, size, seed + level)
-            made.children[level][node] = centres
-            code_N[rows] = nearest(here, centres)
+            used, code_N[rows] = nearest(here, centres).unique(return_inverse=True)
+            made.children[level][node] = centres[used]
         node_N = node_N * size + code_N
     return made
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from sid.tokenizers import Context, Tokenizer
 
 SIZES = (256, 256, 256)
+IF_SET = {"hashed": "if set"}
+"""Metadata of a field that a stage's name leaves out at its default; see `experiments.config`."""
 
 
 @dataclass
@@ -20,8 +22,12 @@ class TokenizerConfig:
     codebook_sizes: list[int] = field(default_factory=lambda: list(SIZES))
     sample: int = 0
     """Items drawn to fit on; 0: all. Every item gets codes."""
+    reassign: bool = field(default=False, metadata=IF_SET)
+    """Items that would share their codes get different ones at the last level (`sid.collisions.reassign`)."""
     seed: int = 1
 
+    residual: ClassVar[bool] = False
+    """Whether a level codes what the levels before leave over: what `reassign` asks for (`LastLevel`)."""
     reads_events: ClassVar[bool] = False
     """Whether `Context.collaborative` is used: the table then depends on the split."""
 
@@ -31,6 +37,8 @@ class TokenizerConfig:
         at_least_1 = bool(sizes) and min(sizes) >= 1
         require(at_least_1, "tokenizer.codebook_sizes", sizes, "one or more sizes, each at least 1")
         require(self.sample >= 0, "tokenizer.sample", self.sample, "at least 0")
+        possible = self.residual or not self.reassign
+        require(possible, "tokenizer.reassign", self.reassign, "false: it needs distances to codes of a last level")
         require(0 <= self.seed < 2**31, "tokenizer.seed", self.seed, f"0 to {2**31 - 1}")
 
     def fit(self, vectors_ND: "Tensor", context: "Context") -> "Tokenizer":
@@ -44,6 +52,8 @@ class ResidualKMeansConfig(TokenizerConfig):
 
     balanced: bool = False
     """Codes of a level get about as many items each."""
+
+    residual: ClassVar[bool] = True
 
     def fit(self, vectors_ND: "Tensor", context: "Context") -> "Tokenizer":
         from sid.clusters import residual

@@ -1,6 +1,6 @@
 """Tokenizers that learn no centres: random hyperplanes, product codes, chance.
 
-Legend: N items, B vectors, D width, L levels.
+Legend: N items, B vectors, D width, L levels, H hyperplanes, E width after a rotation.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Hyperplanes:
     """
 
     def __init__(self, vectors_ND: Tensor, codebook_sizes: Sequence[int], seed: int) -> None:
-        self.bits = [power_of_two(size, "lsh") for size in codebook_sizes]
+        self.bits = bits_of(codebook_sizes, "lsh")
         self.mean_D = vectors_ND.mean(0)
         self.index: Any = None
         if sum(self.bits):
@@ -42,35 +42,57 @@ class Hyperplanes:
 class Product:
     """Optimised product quantization (Ge et al. 2013; RPG): a rotated vector is cut into L parts, a codebook each.
 
-    The codes have no order: none refines the one before.
+    The codes have no order: none refines the one before. Rotation and codebooks are fitted in turns, from
+    `balanced_axes` on. On the vectors of Beauty, 16 codes of 256, faiss.OPQMatrix leaves more error after its 50 rounds
+    (0.205, from a random rotation) than this does before its first (0.202) and after its last (0.193).
     """
 
-    def __init__(self, vectors_ND: Tensor, codebook_sizes: Sequence[int], seed: int) -> None:
+    def __init__(self, vectors_ND: Tensor, codebook_sizes: Sequence[int], seed: int, rounds: int = 10) -> None:
         faiss = faiss_or_error()
         num_levels, width = len(codebook_sizes), vectors_ND.shape[1]
         if len(set(codebook_sizes)) > 1:
-            raise UserError(f"tokenizer=opq has one size for all codebooks, not {list(codebook_sizes)}")
+            raise wrong_sizes(codebook_sizes, "opq", "the same size for all codebooks")
         if num_levels > width:
-            raise UserError(f"tokenizer=opq cuts a vector of {width} numbers into {num_levels} parts: give fewer sizes")
-        bits = power_of_two(codebook_sizes[0], "opq")
+            raise wrong_sizes(codebook_sizes, "opq", f"at most {width} of them, as many as a vector has numbers")
+        bits = bits_of(codebook_sizes, "opq")[0]
         if bits == 0:
-            raise UserError("tokenizer=opq needs codebooks of at least 2 codes")
-        self.rotation = faiss.OPQMatrix(width, num_levels, width // num_levels * num_levels)
-        self.quantizer = faiss.ProductQuantizer(self.rotation.d_out, num_levels, bits)
-        self.rotation.pq = self.quantizer
-        self.quantizer.cp.seed = seed
-        self.quantizer.cp.min_points_per_centroid = 1
-        self.quantizer.cp.max_points_per_centroid = len(vectors_ND)
-        vectors = vectors_ND.numpy()
-        self.rotation.train(vectors)
-        self.quantizer.train(self.rotation.apply(vectors))
+            raise wrong_sizes(codebook_sizes, "opq", "codebooks of at least 2 codes")
+        self.mean_D = vectors_ND.mean(0)
+        centred_ND = vectors_ND - self.mean_D
+        self.rotation_DE = balanced_axes(centred_ND, num_levels)
+        self.quantizer = faiss.ProductQuantizer(self.rotation_DE.shape[1], num_levels, bits)
+        clustering = self.quantizer.cp
+        clustering.seed, clustering.niter = seed, 10
+        clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, len(vectors_ND)
+        for _ in range(rounds):
+            rotated = (centred_ND @ self.rotation_DE).numpy()
+            self.quantizer.train(rotated)
+            self.quantizer.train_type, clustering.niter = faiss.ProductQuantizer.Train_hot_start, 2
+            decoded_NE = torch.from_numpy(self.quantizer.decode(self.quantizer.compute_codes(rotated)))
+            left_DE, _, right_EE = torch.linalg.svd(centred_ND.T @ decoded_NE, full_matrices=False)
+            self.rotation_DE = left_DE @ right_EE
+        clustering.niter = 10
+        self.quantizer.train((centred_ND @ self.rotation_DE).numpy())
 
     def codes(self, vectors_BD: Tensor) -> Tensor:
-        faiss = faiss_or_error()
-        packed = self.quantizer.compute_codes(self.rotation.apply(vectors_BD.numpy()))
-        return torch.from_numpy(
-            faiss.unpack_bitstrings(packed, self.quantizer.M, self.quantizer.nbits).astype(np.int64)
-        )
+        packed = self.quantizer.compute_codes(((vectors_BD - self.mean_D) @ self.rotation_DE).numpy())
+        unpacked = faiss_or_error().unpack_bitstrings(packed, self.quantizer.M, self.quantizer.nbits)
+        return torch.from_numpy(unpacked.astype(np.int64))
+
+
+def balanced_axes(centred_ND: Tensor, num_parts: int) -> Tensor:
+    """(D, E) principal axes, dealt to parts of equal width so that the products of their variances are about equal.
+
+    The strongest axis comes first, to the part with the least product that has room (Ge et al. 2013, section 3.2).
+    """
+    variance_D, axis_DD = torch.linalg.eigh(centred_ND.T @ centred_ND)
+    share_D = (variance_D / variance_D[-1]).clamp_min(1e-6)
+    weights, width = (share_D / share_D.min()).log().tolist(), len(variance_D) // num_parts
+    parts: list[list[int]] = [[] for _ in range(num_parts)]
+    for axis in reversed(range(len(weights) - width * num_parts, len(weights))):
+        roomy = [part for part in parts if len(part) < width]
+        min(roomy, key=lambda part: sum(weights[one] for one in part)).append(axis)
+    return axis_DD[:, [axis for part in parts for axis in part]]
 
 
 class Chance:
@@ -82,13 +104,17 @@ class Chance:
         self.factor_DL = draws.integers(2**64, size=(width, len(codebook_sizes)), dtype=np.uint64)
 
     def codes(self, vectors_BD: Tensor) -> Tensor:
-        bits_BD = vectors_BD.contiguous().numpy().view(np.uint32).astype(np.uint64)
+        bits_BD = (vectors_BD + 0.0).contiguous().numpy().view(np.uint32).astype(np.uint64)
         mixed_BL = (bits_BD @ self.factor_DL) >> np.uint64(32)
         return torch.from_numpy((mixed_BL % self.size_L).astype(np.int64))
 
 
-def power_of_two(size: int, name: str) -> int:
-    """The exponent. Raises UserError."""
-    if size & (size - 1):
-        raise UserError(f"tokenizer={name} needs codebook sizes that are powers of two, not {size}")
-    return size.bit_length() - 1
+def bits_of(codebook_sizes: Sequence[int], name: str) -> list[int]:
+    """The sizes' exponents. Raises UserError unless all are powers of two."""
+    if any(size & (size - 1) for size in codebook_sizes):
+        raise wrong_sizes(codebook_sizes, name, "powers of two")
+    return [size.bit_length() - 1 for size in codebook_sizes]
+
+
+def wrong_sizes(codebook_sizes: Sequence[int], name: str, expected: str) -> UserError:
+    return UserError(f"tokenizer.codebook_sizes={list(codebook_sizes)}: tokenizer={name} expects {expected}")

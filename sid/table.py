@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sid.collisions import collision_digit
+from sid.collisions import collision_digit, groups
 from sid.errors import UserError
 from sid.trie import Trie
 
@@ -46,7 +46,7 @@ class SIDTable:
                 f"item {item} has code {self.codes_NL[item, level]} at level {level}, "
                 f"whose codebook holds 0..{self.codebook_sizes[level] - 1}"
             )
-        shared = self.num_items - len(self.codes_NL.unique(dim=0))
+        shared = self.num_items - int(groups(self.codes_NL).max()) - 1
         if shared:
             raise UserError(f"{shared} items share the codes of another item; append a digit with SIDTable.resolve")
 

@@ -5,12 +5,13 @@ Legend: N items, B vectors, D width, L levels, C collaborative width.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sid.collisions import reassign
 from sid.errors import UserError
 
 CHUNK = 65_536
@@ -22,6 +23,14 @@ class Tokenizer(Protocol):
 
     def codes(self, vectors_BD: Tensor) -> Tensor:
         """(B, L) int64, before collisions are resolved; a vector's codes do not depend on the others."""
+
+
+@runtime_checkable
+class LastLevel(Tokenizer, Protocol):
+    """A fitted tokenizer that knows how well every code of its last level fits a vector."""
+
+    def last_distances(self, vectors_BD: Tensor, codes_BL: Tensor) -> Tensor:
+        """(B, K) squared distances of the last level's codes to what the codes before leave over."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +53,34 @@ def require_vectors(vectors_ND: Tensor, codebook_sizes: list[int]) -> None:
         )
     bad_N = ~vectors_ND.isfinite().all(dim=1)
     if bad_N.any():
-        raise UserError(f"{int(bad_N.sum())} item vectors hold NaN or infinity, first: row {int(bad_N.int().argmax())}")
+        raise UserError(
+            f"{int(bad_N.sum())} item vectors hold NaN or infinity, first: row {int(bad_N.int().argmax())}; "
+            "look at what embed.encoder gives"
+        )
     if len(vectors_ND) > 1 and bool((vectors_ND == vectors_ND[0]).all()):
-        raise UserError(f"all {len(vectors_ND)} item vectors are equal: nothing tells the items apart")
+        raise UserError(
+            f"all {len(vectors_ND)} item vectors are equal: nothing tells the items apart; change embed.fields"
+        )
 
 
 def assign(tokenizer: Tokenizer, vectors_ND: np.ndarray) -> Tensor:
     """(N, L) int64 codes of a table of vectors, which may be a mapped file, a chunk at a time."""
-    starts = range(0, len(vectors_ND), CHUNK)
-    chunks = (np.array(vectors_ND[start : start + CHUNK], dtype=np.float32) for start in starts)
-    return torch.cat([tokenizer.codes(torch.from_numpy(chunk)) for chunk in chunks])
+    parts = []
+    for start in range(0, len(vectors_ND), CHUNK):
+        chunk_BD = np.array(vectors_ND[start : start + CHUNK], dtype=np.float32)
+        parts.append(tokenizer.codes(torch.from_numpy(chunk_BD)))
+    return torch.cat(parts)
+
+
+def assign_apart(tokenizer: LastLevel, vectors_ND: np.ndarray) -> Tensor:
+    """`assign`, after which items that share their codes are told apart at the last level, as far as they can be."""
+    codes_NL = assign(tokenizer, vectors_ND)
+
+    def distances(rows_B: Tensor) -> Tensor:
+        vectors_BD = torch.from_numpy(np.array(vectors_ND[rows_B.numpy()], dtype=np.float32))
+        return tokenizer.last_distances(vectors_BD, codes_NL[rows_B])
+
+    return reassign(codes_NL, distances)
 
 
 def drawn(vectors_ND: np.ndarray, sample: int, seed: int) -> np.ndarray:

@@ -26,7 +26,7 @@ def taobao_mm(name: str, model: TigerConfig) -> RunConfig:
         data=TaobaoMMConfig(),
         split=SplitConfig("given"),
         embed=EmbedConfig(encoder="given"),
-        tokenizer=RQVAEConfig(codebook_sizes=[64, 128, 128], hidden=[512, 256, 128]),
+        tokenizer=RQVAEConfig(codebook_sizes=[64, 128, 128], hidden=[512, 256, 128], sample=1_000_000),
         sequences=SequenceConfig(max_items=50, batch_size=2048, eval_users=5000),
         model=model,
         optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=0.01, warmup_steps=100, schedule="cosine"),

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sid.collisions import collision_digit, collision_rate
+from sid.collisions import collision_digit, collision_rate, groups
 
 tables = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=20)
 
@@ -29,3 +29,12 @@ def test_with_the_digit_nothing_collides(codes: list[tuple[int, int]]) -> None:
     assert collision_rate(codes_NL) == 1 - len(set(codes)) / len(codes)
     resolved = torch.cat([codes_NL, collision_digit(codes_NL)[:, None]], dim=1)
     assert collision_rate(resolved) == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(tables, st.integers(1, 70))
+def test_groups_are_numbered_as_sorted_rows_however_many_levels_there_are(
+    codes: list[tuple[int, int]], repeats: int
+) -> None:
+    codes_NL = torch.tensor(codes).repeat(1, repeats)
+    assert groups(codes_NL).equal(codes_NL.unique(dim=0, return_inverse=True)[1])

@@ -1,0 +1,117 @@
+"""U users, N items, M events, P pairs, C width, G groups."""
+
+import sys
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datamodules.catalog import ITEM_SCHEMA, USER_SCHEMA, Catalog
+from datamodules.collaborative import collaborative, training_pairs
+from datamodules.split import Split, SplitConfig
+from sid.errors import UserError
+
+SPLITS = {
+    "leave_one_out": SplitConfig(),
+    "two_targets": SplitConfig(train_targets=2),
+    "time": SplitConfig("time", validation_share=0.2, test_share=0.2),
+    "given": SplitConfig("given", validation_share=0.3),
+}
+
+
+def catalog_of(histories: list[list[int]], divided: bool = False, num_items: int = 0) -> Catalog:
+    """Items of every user, in order; everybody's n-th event is at time n. Divided: every third user is for the test."""
+    offsets_U1 = np.cumsum([0] + [len(items) for items in histories])
+    parts = ["test" if divided and user % 3 == 2 else "train" if divided else None for user in range(len(histories))]
+    targets = [2 if part else None for part in parts]
+    columns = [[str(user) for user in range(len(histories))], parts, targets]
+    users = pa.table(dict(zip(USER_SCHEMA.names, columns, strict=True)), schema=USER_SCHEMA)
+    item_M = np.array([item for items in histories for item in items], dtype=np.int32)
+    time_M = np.array([time for items in histories for time in range(len(items))], dtype=np.int64)
+    num_items = num_items or int(item_M.max()) + 1
+    items = pa.table({"item": [str(item) for item in range(num_items)]}).select(["item"])
+    nulls = {field.name: pa.nulls(num_items, field.type) for field in list(ITEM_SCHEMA)[1:]}
+    return Catalog(pa.table({"item": items["item"], **nulls}, ITEM_SCHEMA), users, offsets_U1, item_M, time_M)
+
+
+def tastes(num_users: int = 90, groups: int = 3, per_group: int = 8, seed: int = 0) -> list[list[int]]:
+    """Users of a group take items of their group alone, item n being of group n % 3."""
+    draws = np.random.default_rng(seed)
+    own = [np.arange(per_group) * groups + group for group in range(groups)]
+    return [draws.choice(own[user % groups], 6, replace=False).tolist() for user in range(num_users)]
+
+
+def slow_pairs(catalog: Catalog, split: Split) -> Counter[tuple[int, int]]:
+    """Every event once that is a training target or in the history of one."""
+    events = set()
+    for user, target, end in zip(*split.train, strict=True):
+        events |= {int(target), *range(int(catalog.offsets_U1[user]), int(end))}
+    owner = {event: user for user in range(catalog.num_users) for event in range(*catalog.offsets_U1[user : user + 2])}
+    return Counter((owner[event], int(catalog.item_M[event])) for event in events)
+
+
+@pytest.mark.parametrize("name", SPLITS)
+@settings(max_examples=30)
+@given(histories=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=9), max_size=9))
+def test_training_pairs_equal_the_slow_ones(name: str, histories: list[list[int]]) -> None:
+    always = [[1, 2, 3, 4, 5, 6], [3, 4, 5, 6, 7, 8], [1, 2, 3, 4, 5, 6], [5, 6, 7, 8, 1, 2]]
+    catalog = catalog_of([*always, *histories], divided=name == "given")
+    split = SPLITS[name].build(catalog)
+    pairs = zip(*training_pairs(catalog, split), strict=True)
+    assert Counter((int(user), int(item)) for user, item in pairs) == slow_pairs(catalog, split)
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_no_validation_or_test_event_has_a_part_in_the_vectors(name: str) -> None:
+    catalog = catalog_of(tastes(), divided=name == "given")
+    split = SPLITS[name].build(catalog)
+    before = collaborative(catalog, split, seed=1)
+    changed_M = catalog.item_M.copy()
+    asked = np.concatenate([split.validation.target_E, split.test.target_E])
+    changed_M[asked] = (changed_M[asked] + 1) % catalog.num_items
+    other = Catalog(catalog.items, catalog.users, catalog.offsets_U1, changed_M, catalog.time_M)
+    assert len(asked) > 10
+    assert torch.equal(collaborative(other, SPLITS[name].build(other), seed=1), before)
+    changed_M[split.train.target_E[0]] += 1
+    assert not torch.equal(collaborative(other, split, seed=1), before)
+
+
+def test_items_of_the_same_users_are_closer_than_others() -> None:
+    catalog = catalog_of(tastes())
+    vectors_NC = collaborative(catalog, SplitConfig().build(catalog), seed=1, width=3)
+    assert vectors_NC.shape == (24, 3) and vectors_NC.dtype == torch.float32
+    torch.testing.assert_close(vectors_NC.norm(dim=1), torch.ones(24))
+    group_N = torch.arange(24) % 3
+    same_NN = group_N[:, None] == group_N
+    near_NN = vectors_NC @ vectors_NC.T
+    others = near_NN[same_NN & ~torch.eye(24, dtype=torch.bool)]
+    assert others.min() > near_NN[~same_NN].max() + 0.3
+
+
+def test_the_same_seed_gives_the_same_vectors_and_another_gives_others() -> None:
+    catalog = catalog_of(tastes())
+    split = SplitConfig().build(catalog)
+    one, same, other = (collaborative(catalog, split, seed) for seed in (1, 1, 2))
+    assert one.shape == (24, 32)
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+def test_items_without_a_training_event_have_zeros() -> None:
+    """Item 24 is in no history, item 25 in one test event alone."""
+    histories = tastes()
+    histories[0][-1] = 25
+    catalog = catalog_of(histories, num_items=26)
+    vectors_NC = collaborative(catalog, SplitConfig().build(catalog), seed=1)
+    assert (vectors_NC[24:] == 0).all()
+    assert (vectors_NC[:24].norm(dim=1) > 0.99).all()
+
+
+def test_without_implicit_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "implicit.cpu.als", None)
+    catalog = catalog_of(tastes())
+    with pytest.raises(UserError, match="implicit is missing; install an extra"):
+        collaborative(catalog, SplitConfig().build(catalog), seed=1)
