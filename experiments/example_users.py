@@ -95,10 +95,10 @@ def _example(
     return Example(
         user=catalog.users["user"][user].as_py(),
         num_before=end - start,
-        history=[_shown(int(item), target, catalog, table) for item in before],
-        target=_shown(target, target, catalog, table),
+        history=[in_words(int(item), target, catalog, table) for item in before],
+        target=in_words(target, target, catalog, table),
         answers=[
-            _shown(int(item), target, catalog, table)._replace(score=float(score), hit=bool(item == target))
+            in_words(int(item), target, catalog, table)._replace(score=float(score), hit=bool(item == target))
             for item, score in zip(items[:SHOWN], scores[:SHOWN], strict=True)
             if item >= 0
         ],
@@ -106,8 +106,10 @@ def _example(
     )
 
 
-def _shown(item: int, target: int, catalog: Catalog, table: "SIDTable") -> Shown:
-    """Titles and categories as the shop writes them, HTML entities decoded, and cut to a line or two."""
+def in_words(item: int, target: int, catalog: Catalog, table: "SIDTable") -> Shown:
+    """An item beside another one. Titles and categories as the shop writes them, HTML entities decoded, cut to a line
+    or two.
+    """
     row = {name: catalog.items[name][item].as_py() for name in ("item", "title", "categories", "category")}
     title = " ".join(html.unescape(row["title"] or "").split()) or row["item"]
     if len(title) > LONGEST_TITLE:

@@ -21,6 +21,8 @@ COLOURS = ("#4269d0", "#ff725c", "#3ca951", "#efb118", "#a463f2", "#6cc5b0", "#f
 OTHER = "#9498a0"
 INK, FAINT = "#010203", "#040506"  # stand-ins, replaced by variables of the style sheet
 PRINTED = {INK: "#1d1f23", FAINT: "#a9adb5"}
+MOST_NAMED = 6
+"""Levels that have a name or a colour of their own in a drawing."""
 NORMAL, WIDE = (4.5, 2.7), (9.4, 3.0)
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -90,8 +92,18 @@ def painted(size: tuple[float, float], paints: Sequence[Paint]) -> "Figure":
     return figure
 
 
-def codebooks(usage: Sequence[float], perplexity: Sequence[float], sizes: Sequence[int]) -> list[Panel]:
-    """Share of the codes in use, and perplexity over codebook size, of every level."""
+def titled(title: str, of: str) -> str:
+    """The title of a drawing, with whose it is where there are several."""
+    return f"{title}: {of}" if of else title
+
+
+def slug(words: str) -> str:
+    """A part for the name of a drawing."""
+    return "".join(f"-{word}" for word in re.findall(r"\w+", words))
+
+
+def codebooks(usage: Sequence[float], perplexity: Sequence[float], sizes: Sequence[int], of: str = "") -> list[Panel]:
+    """Share of the codes in use, and perplexity over codebook size, of every level; `of`: whose, where it matters."""
     levels = min(len(usage), len(perplexity), len(sizes))
     if not levels:
         return []
@@ -103,7 +115,11 @@ def codebooks(usage: Sequence[float], perplexity: Sequence[float], sizes: Sequen
         effective_L = np.array(perplexity[:levels]) / np.array(sizes[:levels])
         ax.bar(place_L - 0.2, usage[:levels], 0.38, color=COLOURS[0], label="in use")
         ax.bar(place_L + 0.2, effective_L, 0.38, color=COLOURS[3], label="perplexity / size")
-        ax.set_xticks(place_L, [f"level {level + 1}\n{size} codes" for level, size in enumerate(sizes[:levels])])
+        if levels <= MOST_NAMED:
+            ax.set_xticks(place_L, [f"level {level + 1}\n{size} codes" for level, size in enumerate(sizes[:levels])])
+        else:
+            ax.set_xticks(place_L[:: levels // 8], (place_L + 1)[:: levels // 8])
+            ax.set_xlabel("level")
         ax.set_ylim(0, 1.02)
         ax.set_yticks(np.linspace(0, 1, 6))
         ax.yaxis.set_major_formatter(PercentFormatter(1))
@@ -112,16 +128,18 @@ def codebooks(usage: Sequence[float], perplexity: Sequence[float], sizes: Sequen
     caption = (
         "Full bars: every code is used, and equally often. Perplexity well below usage: a few codes take most items."
     )
-    return [Panel("Use of the codebooks", draw("codebooks", "Use of the codebooks", NORMAL, paint), caption)]
+    title = titled("Use of the codebooks", of)
+    return [Panel(title, draw(f"codebooks{slug(of)}", title, NORMAL, paint), caption)]
 
 
-def prefixes(histograms: Sequence[Sequence[Sequence[int]]]) -> list[Panel]:
-    """How many items share a prefix, for every prefix length; [items, prefixes] pairs."""
-    pairs = [np.array(histogram, dtype=np.int64).reshape(-1, 2) for histogram in histograms]
-    pairs = [pair for pair in pairs if len(pair)]
+def prefixes(histograms: Sequence[Sequence[Sequence[int]]], of: str = "") -> list[Panel]:
+    """How many items share a prefix, for prefix lengths from the first to the last; [items, prefixes] pairs."""
+    chosen = np.unique(np.linspace(0, len(histograms) - 1, min(len(histograms), MOST_NAMED)).round().astype(int))
+    pairs = {level: np.array(histograms[level], dtype=np.int64).reshape(-1, 2) for level in chosen.tolist()}
+    pairs = {level: pair for level, pair in pairs.items() if len(pair)}
     if not pairs:
         return []
-    largest = max(int(pair[:, 0].max()) for pair in pairs)
+    largest = max(int(pair[:, 0].max()) for pair in pairs.values())
     num_bins = int(np.ceil(np.log2(largest))) + 1
     edges = [0, *(2**b for b in range(num_bins))]  # (0, 1], (1, 2], (2, 4], ...
 
@@ -129,31 +147,33 @@ def prefixes(histograms: Sequence[Sequence[Sequence[int]]]) -> list[Panel]:
         from matplotlib.ticker import PercentFormatter
 
         width = 0.84 / len(pairs)
-        for level, pair in enumerate(pairs):
+        for place, (level, pair) in enumerate(pairs.items()):
             count = np.histogram(np.ceil(np.log2(pair[:, 0])), np.arange(num_bins + 1) - 0.5, weights=pair[:, 1])[0]
-            place = np.arange(num_bins) + (level - (len(pairs) - 1) / 2) * width
+            x = np.arange(num_bins) + (place - (len(pairs) - 1) / 2) * width
             label = f"{level + 1} code{'s' if level else ''}"
-            ax.bar(place, count / count.sum(), width * 0.95, color=COLOURS[level % len(COLOURS)], label=label)
+            ax.bar(x, count / count.sum(), width * 0.95, color=COLOURS[place], label=label)
         names = [f"{low + 1}–{high}" if high > low + 1 else f"{high}" for low, high in itertools.pairwise(edges)]
         ax.set_xticks(range(num_bins), names, rotation=45 if num_bins > 7 else 0)
         ax.yaxis.set_major_formatter(PercentFormatter(1))
+        ax.set_ylim(0, 1.02)
         ax.set_xlabel("items that share the prefix")
         ax.set_ylabel("prefixes")
         finish(ax, True)
 
     caption = "Each further code should split the groups: mass moves to the left, and at full length to 1."
-    return [Panel("Items per prefix", draw("prefixes", "Items per prefix", NORMAL, paint), caption)]
+    title = titled("Items per prefix", of)
+    return [Panel(title, draw(f"prefixes{slug(of)}", title, NORMAL, paint), caption)]
 
 
 def categories(
-    category_N: Sequence[str], finer_N: Sequence[str], codes_NL: np.ndarray, most: int = len(COLOURS)
+    category_N: Sequence[str], finer_N: Sequence[str], codes_NL: np.ndarray, most: int = len(COLOURS), of: str = ""
 ) -> list[Panel]:
     """TIGER's Figure 4: categories by first code, and finer ones by second code within a crowded first code."""
     wide = "Each bar is a code, as wide as its number of items; the colours are their categories."
     panels = [
         mosaic(
-            "first-code",
-            "Categories by first code",
+            f"first-code{slug(of)}",
+            titled("Categories by first code", of),
             f"{wide} Codes stand by their most common category: bars of one colour mean that the first code has "
             "learnt what an item is.",
             category_N,
@@ -166,8 +186,8 @@ def categories(
         inside = np.flatnonzero(codes_NL[:, 0] == crowded).tolist()
         panels.append(
             mosaic(
-                "second-code",
-                f"Finer categories by second code, among the {len(inside):,} items of first code {crowded}",
+                f"second-code{slug(of)}",
+                titled(f"Finer categories by second code, in the {len(inside):,} items of first code {crowded}", of),
                 f"{wide} A crowded first code from inside: the second code should part what the first left together.",
                 [finer_N[item] for item in inside],
                 codes_NL[inside, 1],
@@ -204,7 +224,7 @@ def mosaic(name: str, title: str, caption: str, label_N: Sequence[str], code_N: 
     top_AC = share_AC[order_A].cumsum(1)
     key = [(COLOURS[place], html.unescape(str(labels[index]))) for place, index in enumerate(common_C)]
     if count_AC[:, -1].any():
-        key.append((OTHER, f"{len(labels) - len(common_C)} others"))
+        key.append((OTHER, f"{(rest := len(labels) - len(common_C))} other{'s' if rest > 1 else ''}"))
 
     def paint(ax: "Axes") -> None:
         from matplotlib.ticker import PercentFormatter

@@ -1,11 +1,8 @@
-"""A run as one page: what it reached, how it learnt, what its codes mean, what it recommends, where it came from.
-
-Array names end in their shape: N items, L levels.
-"""
+"""A run as one page: what it reached, how it learnt, what its codes mean, what it recommends, where it came from."""
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +37,8 @@ def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable", t
     """
     from omegaconf import OmegaConf
 
-    from experiments import curves, figures, inside_figures
+    from experiments import curves, inside_figures
+    from experiments.sids_tables import Diagnosed, section
 
     config_text = read_text(run / "config.yaml")
     environment, test = read_json(run / "environment.json"), read_json(run / "test.json")
@@ -48,8 +46,7 @@ def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable", t
     tokens = read_json(tokenizer / "tokenize.manifest.json").get("figures", {})
     curve_file = tokenizer / "metrics.csv"
     people = example_users(run / "recommendations.parquet", catalog, split.test, table)
-    category_N, finer_N = item_categories(catalog)
-    codes_NL = table.codes_NL.cpu().numpy()
+    learnt = curves.quantizer(read_columns(curve_file)) if curve_file.exists() else []
     name = str(OmegaConf.select(OmegaConf.create(config_text), "name", default=run.name))
     page = {
         "name": name,
@@ -66,14 +63,7 @@ def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable", t
         "level_rows": inside_figures.level_rows(test.get("metrics", {})),
         "inside": inside_figures.inside(test.get("metrics", {})),
         "learning": curves.learning(columns, test.get("popularity", {})),
-        "tokens": tokens,
-        "levels": level_table(tokens, table.codebook_sizes),
-        "codes": [
-            *figures.codebooks(tokens.get("usage", []), tokens.get("perplexity", []), table.codebook_sizes),
-            *figures.prefixes(tokens.get("items_per_prefix", [])),
-            *(curves.quantizer(read_columns(curve_file)) if curve_file.exists() else []),
-        ],
-        "categories": figures.categories(category_N, finer_N, codes_NL),
+        "codes": section([Diagnosed(name, table, tokens, catalog)], learnt),
         "examples": people,
         "config": config_text,
     }
@@ -149,27 +139,3 @@ def diagnostics_table(test: Mapping[str, Any]) -> list[tuple[str, str, str, str]
             key = f"{stem}@{k}"
             rows.append((f"{label}@{k}", write(metrics[key]), write(popularity.get(key)), words.format(k=k)))
     return rows
-
-
-def level_table(tokens: Mapping[str, Any], sizes: Sequence[int]) -> list[tuple[int, int, float | None, float | None]]:
-    """(level from 1, codebook size, usage, perplexity); the figures are None where the tokenizer gives none."""
-    usage, perplexity = tokens.get("usage", []), tokens.get("perplexity", [])
-    return [
-        (
-            level + 1,
-            size,
-            usage[level] if level < len(usage) else None,
-            perplexity[level] if level < len(perplexity) else None,
-        )
-        for level, size in enumerate(sizes)
-    ]
-
-
-def item_categories(catalog: Catalog) -> tuple[list[str], list[str]]:
-    """Category of every item, and the part of its path that comes next (the category where there is none)."""
-    category_N = catalog.items["category"].to_pylist()
-    paths = catalog.items["categories"].to_pylist()
-    return category_N, [
-        path[path.index(category) + 1] if path and category in path[:-1] else category
-        for path, category in zip(paths, category_N, strict=True)
-    ]

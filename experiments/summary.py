@@ -26,7 +26,7 @@ def figures_table(stage: str, figures: dict[str, Any]) -> Table:
     columns = ("", "here", "official") if official else ("", "")
     table = Table(*columns, title=stage, show_header=bool(official), title_justify="left")
     for name in dict.fromkeys([*figures, *official]):
-        if name not in ("items_per_prefix", "official"):
+        if name not in ("items_per_prefix", "categories", "official"):  # `make sids` shows them
             cells = [_words(source.get(name, "")) for source in (figures, official)]
             table.add_row(name, *cells[: len(columns) - 1])
     return table
@@ -48,6 +48,8 @@ def test_table(result: dict[str, Any]) -> Table:
 
 
 def _words(value: Any) -> str:
+    if value is None:
+        return "–"
     if isinstance(value, float):
         return f"{value:,.4g}"
     if isinstance(value, int):

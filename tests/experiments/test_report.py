@@ -43,10 +43,22 @@ FIGURES = {
     "collision_rate": 0.04,
     "collision_rate_resolved": 0.0,
     "largest_group": 3,
-    "reconstruction": 0.31,
+    "neighbourhood": [0.61, 0.0],
+    "neighbourhood_chance": [0.125, 0.00002],
+    "reconstruction": [0.55, None],
+    "reconstruction_chance": [0.9, 0.8],
+    "categories": [
+        {
+            "depth": 2,
+            "labels": 4,
+            "nmi": [0.7, 0.5],
+            "adjusted": [0.6666, 0.1],
+            "purity": [0.875, 1.0],
+            "purity_chance": [0.3, 0.99],
+        }
+    ],
     "usage": [1.0, 0.9],
     "perplexity": [7.5, 6.1],
-    "nmi_level1": {"this table": 0.7, "residual k-means": 0.6, "random": 0.1},
     "items_per_prefix": [[[9, 2], [11, 5]], [[1, 70], [2, 5]]],
 }
 CURVES = "epoch,step,train/loss,val/loss,val/recall@10,val/ndcg@10,val/invalid@10,val/prefix@1/level1\n"
@@ -159,6 +171,16 @@ def test_it_says_what_came_out_and_where_it_came_from(text: str):
         assert words in text
     assert "best at epoch 1" in text
     assert "1.2500" in text and "50.0%" in text and "1.00%" in text
+
+
+def test_what_was_measured_of_the_codes_stands_in_tables(text: str):
+    # 80 items, 8 first codes of 9 or 11 items; of 2 codes: 70 + 5
+    level_1 = ["8", "100.0%", "7.5", "7", "11", "61.0%", "12.5%", "55.0%", "90.0%"]
+    level_2 = ["4", "90.0%", "6.1", "75", "2", "0.00%", "<0.01%", "–", "80.0%"]
+    for row in (level_1, level_2, ["1", "0.6666", "0.7000", "87.5%", "30.0%"]):
+        cells = "".join(f'<td class="n">{words}</td>' for words in row).replace("<0", "&lt;0")
+        assert cells.replace('<td class="n">1</td>', "<td>1</td>") in text
+    assert "Collision rate 4.00% before the extra digit, 0.00% after; at most 3 items share" in text
 
 
 def test_titles_are_decoded_once_and_escaped(text: str):
