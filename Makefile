@@ -7,7 +7,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup exp ablation compare test check smoke bench lock clean
+.PHONY: help setup exp sids study compare test check smoke bench lock clean
 
 PYTHON_BIN ?= python3
 PYTHON := .venv/bin/python
@@ -49,8 +49,11 @@ $(STAMP): pyproject.toml constraints.txt
 exp: $(STAMP)  ## run an experiment: NAME=tiger_beauty [STAGE=prepare] [ARGS="seed=2 ..."]; without NAME, list them
 	@$(PYTHON) -m experiments.run $(NAME) $(if $(STAGE),stage=$(STAGE)) $(ARGS)
 
-ablation: $(STAMP)  ## an experiment with its parts off one by one: NAME=glass_kuairec [SEEDS="1 2 3"] [ONLY="no search"] [ARGS="..."]
-	@$(PYTHON) -m experiments.ablation $(NAME) $(if $(SEEDS),seeds="$(SEEDS)") $(if $(ONLY),only="$(ONLY)") $(ARGS)
+sids: $(STAMP)  ## semantic IDs measured and drawn, alone or side by side: NAME=tiger_beauty [AGAINST="tokenizer=lsh"] [ARGS="..."]
+	@$(PYTHON) -m experiments.sids $(NAME) $(if $(AGAINST),against="$(AGAINST)") $(ARGS)
+
+study: $(STAMP)  ## rows of changes on some experiments: NAME=tokenizers [SEEDS="1 2 3"] [ONLY="LSH,tree"] [ON=causal_beauty] [ARGS="..."]
+	@$(PYTHON) -m experiments.study $(NAME) $(if $(SEEDS),seeds="$(SEEDS)") $(if $(ONLY),only="$(ONLY)") $(if $(ON),on="$(ON)") $(ARGS)
 
 compare: $(STAMP)  ## runs side by side, on the terminal and in compare.html: RUNS="runs/a/<hash> ..." [ARGS="--png FILE"]
 	@$(PYTHON) -m experiments.compare $(RUNS) $(ARGS)

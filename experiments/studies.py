@@ -1,0 +1,111 @@
+"""Studies: what is changed in some experiments, one row at a time. Plain data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Overrides = list[str] | dict[str, list[str]]
+"""For every experiment alike, or experiment -> overrides: the others do not have the row."""
+
+
+@dataclass(frozen=True)
+class Study:
+    title: str
+    experiments: list[str]
+    rows: dict[str, Overrides]
+    base: str
+    """The row that every other is compared with."""
+    by_length: str = ""
+    """The row that the base is compared with by length of the history; "": none."""
+    tokenizer_seeds: bool = False
+    """A seed is that of the tokenizer as well, so every seed has a table of its own."""
+    published: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    """Experiment -> row -> metric -> value."""
+
+    def overrides(self, row: str, experiment: str) -> list[str] | None:
+        """None where the experiment does not have the row."""
+        overrides = self.rows[row]
+        return overrides.get(experiment) if isinstance(overrides, dict) else overrides
+
+
+def sizes(depth: int, size: int) -> str:
+    return f"tokenizer.codebook_sizes=[{','.join([str(size)] * depth)}]"
+
+
+PLAIN = "neither: TIGER"
+GLASS: dict[str, Overrides] = {
+    "whole model": [],
+    "no tier token": ["model.tier=false"],
+    "no search": ["model.search=false"],
+    PLAIN: ["model.tier=false", "model.search=false"],
+    "no neighbours": ["model.neighbours=0"],
+    "neighbours below 10 items": ["model.few=10"],
+    "normalised tier token": ["model.tier_norm=true"],
+    "20 tiers": ["model.num_tiers=20"],
+    "256 first codes": ["tokenizer.codebook_sizes=[256,128,128]"],
+    "scalar gate": ["model.gate=scalar"],
+    "gate fixed at 0.5": ["model.gate=fixed"],
+    "sum without a gate": ["model.gate=sum"],
+    "10 found": ["model.retrieved=10"],
+    "100 found": ["model.retrieved=100"],
+    "first code given (oracle)": ["evaluation.oracle_first_code=true"],
+}
+
+TOKENIZERS: dict[str, Overrides] = {
+    "RQ-VAE": [],
+    "EMA codebooks": ["tokenizer.codebook_ema=0.99"],
+    "rotation trick": ["tokenizer.gradient=rotation"],
+    "last level reassigned": ["tokenizer.reassign=true"],
+    "dead codes left": ["tokenizer.revive=false"],
+    "RQ-k-means": ["tokenizer=rqkmeans"],
+    "RQ-k-means balanced": ["tokenizer=rqkmeans", "tokenizer.balanced=true"],
+    "tree": ["tokenizer=tree"],
+    "VQ-VAE": ["tokenizer=vqvae"],
+    "OPQ 4x256": ["tokenizer=opq", sizes(4, 256)],
+    "OPQ 8x256": ["tokenizer=opq", sizes(8, 256)],
+    "LETTER": ["tokenizer=letter"],
+    "LSH": ["tokenizer=lsh"],
+    "random": ["tokenizer=random"],
+    "whitened to 128": ["embed.whiten=128"],
+    "TF-IDF vectors": ["embed.encoder=tfidf"],
+    "combined catalogue": {
+        "causal_beauty": ["combined_with=[causal_sports]"],
+        "causal_sports": ["combined_with=[causal_beauty]"],
+    },
+}
+
+GRID = [(3, 256), (4, 256), (6, 64), (2, 1024), (8, 16), (3, 64), (3, 1024), (2, 256)]
+
+TIGER_TABLE_2 = {
+    "RQ-VAE": {"recall@5": 0.0454, "ndcg@5": 0.0321, "recall@10": 0.0648, "ndcg@10": 0.0384},
+    "LSH": {"recall@5": 0.0379, "ndcg@5": 0.0259, "recall@10": 0.0533, "ndcg@10": 0.0309},
+    "random": {"recall@5": 0.0296, "ndcg@5": 0.0205, "recall@10": 0.0434, "ndcg@10": 0.0250},
+}
+
+STUDIES = {
+    "tokenizers": Study(
+        "Ways to make a semantic ID",
+        ["causal_beauty", "causal_sports"],
+        TOKENIZERS,
+        base="RQ-VAE",
+        tokenizer_seeds=True,
+    ),
+    "codebooks": Study(
+        "Depth and size of the codebooks",
+        ["causal_beauty"],
+        {f"{depth}x{size}": [sizes(depth, size)] for depth, size in GRID},
+        base="3x256",
+        tokenizer_seeds=True,
+    ),
+    "tokenizers_tiger": Study(
+        "TIGER's Table 2: what semantic IDs are worth",
+        ["tiger_beauty"],
+        {row: TOKENIZERS[row] for row in TIGER_TABLE_2},
+        base="RQ-VAE",
+        tokenizer_seeds=True,
+        published={"tiger_beauty": TIGER_TABLE_2},
+    ),
+    **{
+        name: Study("Parts of GLASS switched off", [name], GLASS, base="whole model", by_length=PLAIN)
+        for name in ("glass_kuairec", "glass_taobao_mm", "glass_tiny")
+    },
+}

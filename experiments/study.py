@@ -1,0 +1,293 @@
+"""Some experiments as they are and with one thing changed, row by row, over seeds:
+
+    python -m experiments.study NAME [seeds="1 2 3"] [only="ROW,ROW"] [on=EXPERIMENT,...] [key=value ...]
+
+The runs are ordinary ones (see `experiments.run`), one after the other: finished ones are reused, killed ones go on,
+and one that fails leaves the others alone. After each, the table of all that is finished is written to
+<output_dir>/studies/<name>/study.{json,md,html}; at the end it is printed.
+"""
+
+import difflib
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from experiments.named import require_named
+from experiments.run import STAGES, answer
+from experiments.stages import process_rank
+from experiments.studies import STUDIES, Study
+from sid.errors import UserError
+
+if TYPE_CHECKING:
+    from experiments.config import RunConfig
+    from experiments.pipeline import Pipeline
+    from experiments.study_table import Cell, Summary
+
+USAGE = """usage: make study NAME=<study> [SEEDS="1 2 3"] [ONLY="<row>,<row>"] [ON=<experiment>,...] [ARGS="key=value"]
+       python -m experiments.study <study> [seeds="1 2 3"] [only="<row>,<row>"] [on=<experiment>,...] [key=value ...]
+
+Runs the rows of a study (experiments/studies.py) on its experiments, or on others with on=, and compares each with the
+base. Finished runs are reused; the table holds all that is finished, whatever is asked for now. Any field of the
+configuration but the seed is a key, and holds for every row.
+"""
+SEEDS = "1 2 3"
+
+Say = Callable[[str], None]
+
+
+class Asked(NamedTuple):
+    """What a command asks for."""
+
+    name: str
+    study: Study
+    seeds: list[int]
+    rows: list[str]
+    """To be run, the base among them."""
+    on: list[str]
+    """Experiments to be run."""
+    overrides: list[str]
+
+
+def listing() -> str:
+    width = max(map(len, STUDIES))
+    lines = (f"  {name:{width}}  {study.title}, on {', '.join(study.experiments)}" for name, study in STUDIES.items())
+    return "\n".join(["studies:", *lines])
+
+
+def read(arguments: Sequence[str]) -> Asked:
+    """Raises UserError."""
+    own: dict[str, str | None] = {"seeds": SEEDS, "only": None, "on": None}
+    rest = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key in own:
+            own[key] = value
+        else:
+            rest.append(argument)
+    if not rest or "=" in rest[0]:
+        raise UserError("which study? Write make study NAME=<study>\n" + listing())
+    name, *overrides = rest
+    if name not in STUDIES:
+        near = difflib.get_close_matches(name, STUDIES, n=1)
+        raise UserError(f"there is no study {name!r}{f'; did you mean {near[0]}?' if near else ''}\n{listing()}")
+    study = STUDIES[name]
+    refuse_keys(study, overrides)
+    on = study.experiments if own["on"] is None else own["on"].replace(",", " ").split()
+    for experiment in on or [""]:
+        require_named(experiment)
+    return Asked(name, study, read_seeds(own["seeds"] or ""), read_rows(study, own["only"]), on, overrides)
+
+
+def refuse_keys(study: Study, overrides: Sequence[str]) -> None:
+    """Raises UserError for what a study decides by itself."""
+    keys = {override.partition("=")[0]: override for override in overrides}
+    if single := {"stage", "force"} & set(keys):
+        raise UserError(f"{keys[single.pop()]}: stage= and force= are for single runs: use them with make exp")
+    for key in ("seed", "tokenizer.seed") if study.tokenizer_seeds else ("seed",):
+        if key in keys:
+            raise UserError(f'{keys[key]}: a study has several; write seeds="1 2 3"')
+
+
+def read_seeds(words: str) -> list[int]:
+    """Raises UserError for anything but different whole numbers."""
+    parts = words.replace(",", " ").split()
+    seeds = [int(part) for part in parts if part.isascii() and part.isdecimal()]
+    if not parts or len(set(seeds)) < len(parts):
+        raise UserError(f'seeds={words!r}: expected different whole numbers, for instance seeds="1 2 3"')
+    return seeds
+
+
+def read_rows(study: Study, only: str | None) -> list[str]:
+    """The rows asked for and the base. Raises UserError for a row that there is not."""
+    wanted = list(study.rows) if only is None else [row.strip() for row in only.split(",")]
+    if unknown := [row for row in wanted if row not in study.rows]:
+        raise UserError(f"there is no row {unknown[0]!r}; expected some of: {', '.join(study.rows)}")
+    return [row for row in study.rows if row in (study.base, *wanted)]
+
+
+def plan(asked: Asked, say: Say) -> list["Cell"]:
+    """Every row of every experiment, those that are not asked for too: they may be finished.
+
+    Raises UserError for a mistake in what is asked for; a row that cannot be configured is a problem of its own.
+    """
+    cells = []
+    for experiment in dict.fromkeys([*asked.study.experiments, *asked.on]):
+        try:
+            cells += rows_on(experiment, asked, say)
+        except UserError:
+            if experiment in asked.on:
+                raise
+    return cells
+
+
+def rows_on(experiment: str, asked: Asked, say: Say) -> list["Cell"]:
+    """The rows that change something in this experiment, the base first. Raises UserError where the base cannot be."""
+    from experiments.study_table import Cell
+
+    study, here = asked.study, experiment in asked.on
+    base = configure(experiment, study.base, asked)
+    cells = []
+    for row in (study.base, *(row for row in study.rows if row != study.base)):
+        overrides = study.overrides(row, experiment)
+        if overrides is None:
+            continue
+        cell = Cell(experiment, row, overrides, asked=here and row in asked.rows)
+        try:
+            config = configure(experiment, row, asked)
+        except UserError as error:
+            cell.problems[str(error)] = []
+            cells.append(cell)
+            continue
+        if row != study.base and config == base:
+            if cell.asked:
+                say(f"left out, as it changes nothing in {experiment}: {row} ({' '.join(overrides)})")
+            continue
+        if (config.data, config.split) != (base.data, base.split):
+            raise UserError(f"row {row!r} has other test targets than {study.base!r}: they cannot be compared")
+        cell.configs = {seed: seeded(config, seed, study.tokenizer_seeds) for seed in asked.seeds}
+        cells.append(cell)
+    return cells
+
+
+def configure(experiment: str, row: str, asked: Asked) -> "RunConfig":
+    from experiments.config import override
+    from experiments.named import named
+
+    return override(named(experiment), [*asked.overrides, *(asked.study.overrides(row, experiment) or [])])
+
+
+def seeded(config: "RunConfig", seed: int, tokenizer_too: bool) -> "RunConfig":
+    """Raises UserError for a seed that is too large."""
+    from dataclasses import replace
+
+    from experiments.config import check
+
+    tokenizer = replace(config.tokenizer, seed=seed) if tokenizer_too else config.tokenizer
+    result = replace(config, seed=seed, tokenizer=tokenizer)
+    check(result)
+    return result
+
+
+def command(asked: Asked, cell: "Cell", seed: int) -> str:
+    """What to type for one run alone."""
+    seeds = [f"seed={seed}", *([f"tokenizer.seed={seed}"] if asked.study.tokenizer_seeds else [])]
+    words = ["python", "-m", "experiments.run", cell.experiment, *asked.overrides, *cell.overrides, *seeds]
+    return shlex.join(words)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Runs or reuses everything; the first process writes and shows the table. Raises UserError."""
+    asked = read(arguments)
+    # Threads that spin while they wait make small models 18 times slower where another process has a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    first = process_rank() == 0
+    say: Say = print if first else lambda line: None
+    cells = plan(asked, say)
+    from experiments.provenance import provenance
+    from experiments.study_page import show, write
+    from experiments.study_table import summarise
+
+    pipelines = look(cells)
+    environment = provenance(shlex.join(["python", "-m", "experiments.study", *arguments]))
+    output = next(config.output_dir for cell in cells for config in cell.configs.values())
+    folder = Path(output) / "studies" / asked.name
+
+    def save() -> "Summary":
+        summary = summarise(asked.name, asked.study, cells, pipelines, environment)
+        if summary.tables:
+            write(summary, folder)
+        return summary
+
+    try:
+        execute(asked, cells, pipelines, say, save if first else lambda: None)
+    finally:
+        summary = save() if first else None
+    if summary is None:
+        return
+    show(summary)
+    print(f"written: {folder / 'study.html'}, .md and .json")
+    if failed := [f"{cell.row} on {cell.experiment}" for cell in cells if cell.asked and cell.problems]:
+        raise UserError(f"{', '.join(failed)} failed, for the reason that stands below the table")
+
+
+def look(cells: Sequence["Cell"]) -> dict[str, "Pipeline"]:
+    """Notes in the cells which runs are finished; a finished run of every experiment that has one."""
+    from experiments.study_table import measured
+
+    pipelines: dict[str, Pipeline] = {}
+    for cell in cells:
+        for seed, config in cell.configs.items():
+            if pipeline := finished(config):
+                cell.found[seed] = measured(pipeline)
+                pipelines.setdefault(cell.experiment, pipeline)
+    return pipelines
+
+
+def finished(config: "RunConfig") -> "Pipeline | None":
+    """The run with its figures where all of its stages are finished and sound; nothing is downloaded for the answer."""
+    from experiments.pipeline import Pipeline
+
+    pipeline = Pipeline(config, say=lambda line: None)
+    if not all((pipeline.output / "runs" / name).is_dir() for name in (config.name, *config.combined_with)):
+        return None
+    try:
+        for stage in STAGES:
+            figures = getattr(pipeline, stage).figures()
+            if figures is None:
+                return None
+            pipeline.figures[stage] = figures
+    except UserError:
+        return None
+    return pipeline
+
+
+def execute(
+    asked: Asked,
+    cells: Sequence["Cell"],
+    pipelines: dict[str, "Pipeline"],
+    say: Say,
+    save: Callable[[], object],
+) -> None:
+    """Runs what is asked for and not finished, every row with one seed before the next.
+
+    Saves after each run, but where that would take more than a tenth of the time.
+    """
+    from experiments.pipeline import Pipeline
+    from experiments.study_table import measured
+
+    wanted = [(cell, seed) for seed in asked.seeds for cell in cells if cell.asked and seed in cell.configs]
+    runs = [(cell, seed) for cell, seed in wanted if seed not in cell.found]
+    say(f"{len(wanted) - len(runs)} of {len(wanted)} runs are finished")
+
+    def news(line: str) -> None:
+        if ": reused " not in line:
+            say(f"  {line}")
+
+    rested = 0.0
+    for number, (cell, seed) in enumerate(runs, 1):
+        say(f"[{number}/{len(runs)}] {cell.experiment}: {cell.row}, seed {seed}")
+        pipeline = Pipeline(cell.configs[seed], say=news, command=command(asked, cell, seed))
+        try:
+            pipeline.run(STAGES[-1], lambda *figures: None)
+        except UserError as error:
+            say(f"  failed: {error}")
+            cell.problems.setdefault(str(error), []).append(seed)
+            continue
+        result = cell.found[seed] = measured(pipeline)
+        pipelines.setdefault(cell.experiment, pipeline)
+        say(f"  R@10 {result.metrics['recall@10']:.4f}  N@10 {result.metrics['ndcg@10']:.4f}  {result.lists.parent}")
+        if (start := time.monotonic()) >= rested:
+            save()
+            rested = time.monotonic() + 9 * (time.monotonic() - start)
+
+
+def main(arguments: list[str]) -> int:
+    return answer(arguments, f"{USAGE}\n{listing()}\n", run)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
