@@ -63,6 +63,7 @@ TOKENIZERS: dict[str, Overrides] = {
     "OPQ 4x256": ["tokenizer=opq", sizes(4, 256)],
     "OPQ 8x256": ["tokenizer=opq", sizes(8, 256)],
     "LETTER": ["tokenizer=letter"],
+    "LETTER, alpha 1": ["tokenizer=letter", "tokenizer.alpha=1"],
     "LSH": ["tokenizer=lsh"],
     "random": ["tokenizer=random"],
     "whitened to 128": ["embed.whiten=128"],

@@ -97,7 +97,9 @@ class LETTERConfig(RQVAEConfig):
     """An RQ-VAE whose codes also know who chose an item (LETTER, arXiv 2405.07314). Weights as in the paper."""
 
     alpha: float = 0.02
-    """Weight of the alignment of codes with collaborative embeddings (`models.letter.alignment`)."""
+    """Weight of the alignment of codes with collaborative embeddings (`models.letter.alignment`). The paper's does
+    little beside the loss of unit vectors: on Beauty 7.5% of an item's ten nearest by collaborative vector share its
+    first code without it, 8.8% at 0.02, 11.8% at 0.2, 16.6% at 1; level 1's perplexity is 235, 230, 138, 128."""
     diversity: float = 1e-4
     """Weight of the codebooks' diversity (`models.letter.diversity`)."""
     temperature: float = 1.0
