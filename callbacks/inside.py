@@ -51,7 +51,7 @@ class BeamRanks(Metric):
 
 
 class Insight(Metric):
-    """What a model shows of itself (`look_inside` -> `models.tiger.Inside`): a mean over users.
+    """What a model shows of itself (`look_inside` -> `models.inside.Inside`): a mean over users.
 
     `accuracy/levelL`: the target's code is the most likely one, given those before it. For a model that searches a long
     history also `search/empty_bucket`, the share of users with no item of the target's first code there,

@@ -23,7 +23,7 @@ class Retrieval(lightning.Callback):
     The module offers `begin(batch)`, which reads the histories once for both searches, and `recommend(batch, tree,
     num_beams, constrained, oracle_first_code, trace, state) -> Recommendations`;
     `constrained` chooses how the tree limits a model (see `sid.decode.beam_search`). `beams` is fed with the trace, and
-    `insight` with what the step returns, `models.tiger.Inside`.
+    `insight` with what the step returns, `models.inside.Inside`.
 
     Lists under the tree feed `metrics` (and `observers`, during the test); a beam search over `free_tree` feeds
     `free_metrics`: under the trie the invalid-ID rate is zero by construction.

@@ -22,7 +22,7 @@ class SequenceConfig:
     steps_per_epoch: int = 0
     """Training steps between two validations; 0: one pass over all training examples."""
     eval_users: int = 0
-    """Validate on this many users, a fixed random subset; 0: on all. The test is always on all."""
+    """Validate on this many users, the same random ones whatever the seed; 0: on all. The test is always on all."""
 
     def check(self) -> None:
         """Raise UserError for a value that gives no batches."""

@@ -29,9 +29,10 @@ class Windows(NamedTuple):
 def cut_windows(examples: Examples, offsets_U1: np.ndarray, max_items: int, stride: int) -> Windows:
     """Windows of at most `max_items` + 1 items that have every example's target exactly once.
 
-    The first window of a user starts at the oldest item; where more follow, each moves on by `stride` items (the last
-    by what is left), so its targets see at least max_items + 1 - stride items, and all there are where the user has no
-    more than `max_items`. The targets of one user must lie side by side, in rising order.
+    The first window of a user starts at the oldest item, or, where the first target lies beyond its end, holds the first
+    `stride` targets. Where more follow, each moves on by `stride` items (the last by what is left), so a target sees at
+    least max_items + 1 - stride items, and all there are where the user has no more than `max_items`. The targets of
+    one user must lie side by side, in rising order.
     """
     user_V, begins_V, count_V = np.unique(examples.user_E, return_index=True, return_counts=True)
     first_V, end_V = examples.target_E[begins_V], examples.target_E[begins_V] + count_V
@@ -41,7 +42,8 @@ def cut_windows(examples: Examples, offsets_U1: np.ndarray, max_items: int, stri
         raise ValueError("a user's targets have gaps; windows need every item between the first and the last")
     origin_V = offsets_U1[user_V].astype(np.int64)
     longest = max_items + 1
-    reach_V = np.minimum(np.maximum(origin_V + longest, first_V + 1), end_V)
+    within_V = first_V < origin_V + longest
+    reach_V = np.minimum(np.where(within_V, origin_V + longest, first_V + stride), end_V)
     windows_V = 1 - (reach_V - end_V) // stride
     user_W = np.repeat(np.arange(len(user_V)), windows_V)
     number_W = np.arange(len(user_W)) - np.repeat(np.cumsum(windows_V) - windows_V, windows_V)

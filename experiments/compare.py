@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 LONGEST_LABEL = 70
+BEAMS = ("evaluation.num_beams", "evaluation.free_beams", "evaluation.constrained")
 NOTE = (
     "val: at the validation whose weights are kept, the one with the best NDCG@10; test: all test users, full ranking; "
     "CPU min: training without its validations; spread: standard deviation of a sample."
@@ -127,6 +128,11 @@ def cautions(runs: Sequence[Run]) -> list[str]:
         said.append("different splits: the figures of these runs are NOT comparable")
     elif found := values("sequences.eval_users"):
         said.append(f"validated on different users (sequences.eval_users {found}; 0: all): compare by the test")
+    beams = [f"{key} {found}" for key in BEAMS if (found := values(key))]
+    if beams:
+        said.append(
+            f"decoded in different ways ({'; '.join(beams)}): lists, speed and memory are not those of one test"
+        )
     machines = dict.fromkeys(str(run.environment["device"]) for run in runs if run.environment.get("device"))
     if len(machines) > 1:
         said.append(f"different machines ({', '.join(machines)}): times and memory are not comparable")
@@ -180,7 +186,7 @@ def table_rows(groups: Sequence[Sequence[Run]]) -> list[list[Row]]:
 
 def ranks(column: Column, differ: Sequence[str]) -> bool:
     """Whether the best run of a column can be told, given the keys in which the runs differ."""
-    hindrances = ("prepare", "split", *(["sequences.eval_users"] if column.key.startswith("val/") else []))
+    hindrances = ("prepare", "split", *BEAMS, *(["sequences.eval_users"] if column.key.startswith("val/") else []))
     return column.higher_is_better and not any(is_under(key, hindrances) for key in differ)
 
 

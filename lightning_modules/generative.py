@@ -63,7 +63,7 @@ class GenerativeModule(lightning.LightningModule):
         return self._measure("test/loss", batch)
 
     def _measure(self, name: str, batch: SequenceBatch) -> Any:
-        """Logs the loss; returns what a model that can be looked into shows (`models.tiger.Inside`)."""
+        """Logs the loss; returns what a model that can be looked into shows (`models.inside.Inside`)."""
         looks = hasattr(self.model, "look_inside")
         inside = self.model.look_inside(*batch.inputs, batch.codes_BL) if looks else None
         loss = self.model.loss(*batch.inputs, batch.codes_BL) if inside is None else inside.loss

@@ -1,7 +1,7 @@
 """Attention and feed-forward of T5, in plain torch, shared by the generative retrievers.
 
 As in T5 (Raffel et al. 2020, v1.0): no biases, attention without 1/sqrt(d) scaling, relative position buckets, ReLU
-feed-forward, T5's initialisation; the last and the scaling can be torch's (`Shape.t5`).
+feed-forward, T5's initialisation; scaling, initialisation and dropout can be those of torch's layers (`Shape.t5`).
 Legend: B users, S source tokens, T target tokens, K beams, P past positions, H heads, E head width, D model width.
 """
 

@@ -2,8 +2,8 @@
 
 Two forms over the same input. Flat: one token a code, one stack over all of them. Item: a trunk over items (the input
 of an item is a projection of the sum of its code embeddings) and a small depth decoder over the codes of the next item,
-which starts from the trunk's state, as in the RQ-Transformer (Lee et al. 2022, arXiv 2203.01941). T5-style blocks with
-learnt positions; each level has a softmax over its own codes.
+which starts from the trunk's state, as in the RQ-Transformer (Lee et al. 2022, arXiv 2203.01941). Positions are learnt;
+each level has a softmax over its own codes.
 
 Legend: B users or windows, S tokens, T items of a sequence, X targets, L levels, K beams, V codes of a level, D width.
 """
@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Shape, causal_mask
+from models.inside import Inside
 from models.transformer import CausalStack, CausalState
 from sid.tokens import BOS, PAD, TokenSpace
 
 INIT_STD = 0.02
 
 
-class Written(NamedTuple):
+class Reading(NamedTuple):
     """What decoding keeps between two levels."""
 
     first_B1D: Tensor
@@ -57,6 +58,7 @@ class Causal(nn.Module):
         super().__init__()
         self.tokens, self.max_items = tokens, max_items
         self.item_dropout, self.smoothing = item_dropout, smoothing
+        self.gated_layers = 0
         self.embedding = nn.Parameter(torch.empty(tokens.size, width).normal_(std=INIT_STD))
         self.position = nn.Parameter(torch.empty(num_positions, width).normal_(std=INIT_STD))
         codes = tokens.offsets[-1]
@@ -101,36 +103,50 @@ class Causal(nn.Module):
             tokens_BS: user token (if any) and the window's items, oldest first; PAD behind.
             target_BT: whether an item is to be predicted from those before it.
         """
+        return self._mean_loss(*self.target_logits(tokens_BS, target_BT))
+
+    def target_logits(self, tokens_BS: Tensor, target_BT: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Scores (X, V) of the codes of every level, each told the codes before it, and the targets' codes (X, L)."""
         start_B1, items_BTL = self.split(tokens_BS, targets=1)
         states_XLD = self.target_states(start_B1, items_BTL, target_BT)
-        codes_XL = self.tokens.decode(items_BTL[target_BT])
+        logits = [self.logits(states_XD, level).float() for level, states_XD in enumerate(states_XLD.unbind(1))]
+        return logits, self.tokens.decode(items_BTL[target_BT])
+
+    def _mean_loss(self, logits: list[Tensor], codes_XL: Tensor) -> Tensor:
         smoothing = self.smoothing if self.training else 0.0
-        losses = [
-            F.cross_entropy(self.logits(states_XLD[:, level], level).float(), codes_X, label_smoothing=smoothing)
-            for level, codes_X in enumerate(codes_XL.unbind(1))
-        ]
-        return torch.stack(losses).mean()
+        levels = zip(logits, codes_XL.unbind(1), strict=True)
+        return torch.stack([F.cross_entropy(*level, label_smoothing=smoothing) for level in levels]).mean()
 
     def loss(self, tokens_BS: Tensor, codes_BL: Tensor) -> Tensor:
         """As `window_loss`, where the one target of every row comes behind its history (B, S)."""
+        return self.window_loss(*self._behind(tokens_BS, codes_BL))
+
+    def look_inside(self, tokens_BS: Tensor, codes_BL: Tensor) -> Inside:
+        """Which codes the model gets right when it is told those before."""
+        logits, _ = self.target_logits(*self._behind(tokens_BS, codes_BL))
+        right_BL = torch.stack([logits_BV.argmax(1) for logits_BV in logits], dim=1) == codes_BL
+        return Inside(self._mean_loss(logits, codes_BL), right_BL, None, None, None)
+
+    def _behind(self, tokens_BS: Tensor, codes_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """The histories with their targets behind, and where those stand (B, T)."""
         lead, levels = min(self.tokens.num_user_tokens, 1), self.tokens.num_levels
         length_B1 = (tokens_BS != PAD).sum(1, keepdim=True)
         place_BL = length_B1 + torch.arange(levels, device=tokens_BS.device)
         whole_BS = F.pad(tokens_BS, (0, levels), value=PAD).scatter(1, place_BL, self.tokens.encode(codes_BL))
         item_T = torch.arange((whole_BS.shape[1] - lead) // levels, device=tokens_BS.device)
-        return self.window_loss(whole_BS, item_T == (length_B1 - lead) // levels)
+        return whole_BS, item_T == (length_B1 - lead) // levels
 
-    def begin(self, tokens_BS: Tensor) -> Written:
+    def begin(self, tokens_BS: Tensor) -> Reading:
         """Reads every history (B, S) once, for `sid.decode.beam_search`."""
         raise NotImplementedError
 
-    def step(self, tokens_BK: Tensor, level: int, parents_BK: Tensor, state: Written) -> tuple[Tensor, CausalState]:
+    def step(self, tokens_BK: Tensor, level: int, parents_BK: Tensor, state: Reading) -> tuple[Tensor, CausalState]:
         """The states (B, K, D) that predict `level`, from the tokens of the level before."""
         raise NotImplementedError
 
     def next_logp(
-        self, state: Written, level: int, codes_BK: Tensor | None, parents_BK: Tensor | None
-    ) -> tuple[Tensor, Written]:
+        self, state: Reading, level: int, codes_BK: Tensor | None, parents_BK: Tensor | None
+    ) -> tuple[Tensor, Reading]:
         """Log-probabilities (B, K, V) of the codes of `level` (see `sid.decode.Generator`)."""
         if codes_BK is None or parents_BK is None:
             states_BKD = state.first_B1D
@@ -180,7 +196,7 @@ class FlatCausal(Causal):
         mask_SS = causal_mask(kept_BS.shape[1], kept_BT.device)
         return mask_SS.masked_fill(~seen_BSS, -torch.inf)[:, None]
 
-    def begin(self, tokens_BS: Tensor) -> Written:
+    def begin(self, tokens_BS: Tensor) -> Reading:
         start_B1, items_BTL = self.split(tokens_BS, targets=0)
         tokens_BS = torch.cat([start_B1, items_BTL.flatten(1)], dim=1)
         padding_BS = tokens_BS == PAD
@@ -188,9 +204,9 @@ class FlatCausal(Causal):
         mask_B11S = torch.zeros_like(tokens_BS, dtype=self.embedding.dtype).masked_fill(padding_BS, -torch.inf)
         states_BSD, stack = self.stack.begin(self._embed(tokens_BS), mask_B11S[:, None, None])
         rows_B = torch.arange(len(tokens_BS), device=tokens_BS.device)
-        return Written(states_BSD[rows_B, length_B - 1][:, None], length_B, stack)
+        return Reading(states_BSD[rows_B, length_B - 1][:, None], length_B, stack)
 
-    def step(self, tokens_BK: Tensor, level: int, parents_BK: Tensor, state: Written) -> tuple[Tensor, CausalState]:
+    def step(self, tokens_BK: Tensor, level: int, parents_BK: Tensor, state: Reading) -> tuple[Tensor, CausalState]:
         position_B1D = self.position[state.length_B + level - 1][:, None]
         return self.stack.step(F.embedding(tokens_BK, self.embedding) + position_B1D, parents_BK, state.stack)
 
@@ -198,8 +214,8 @@ class FlatCausal(Causal):
 class ItemCausal(Causal):
     """A trunk over items and a depth decoder over the codes of the next one; beams never touch the history.
 
-    The depth decoder has code embeddings of its own (`written`): what continues a prefix and what a user wants pull the
-    same embedding in different directions (experiments/LOG.md).
+    The depth decoder has code embeddings of its own (`written`), as it asks of a code what continues a prefix and the
+    trunk what a user wants.
     """
 
     def __init__(
@@ -232,14 +248,14 @@ class ItemCausal(Causal):
         codes_XLD = F.embedding(items_BTL[target_BT][:, :-1], self.written)
         return self.depth(torch.cat([states_XD[:, None], codes_XLD], dim=1) + self.level)
 
-    def begin(self, tokens_BS: Tensor) -> Written:
+    def begin(self, tokens_BS: Tensor) -> Reading:
         start_B1, items_BTL = self.split(tokens_BS, targets=0)
         length_B = 1 + (items_BTL[..., 0] != PAD).sum(1)
         states_BSD = self._user_states(start_B1, items_BTL)
         rows_B = torch.arange(len(tokens_BS), device=tokens_BS.device)
         user_B1D = states_BSD[rows_B, length_B - 1][:, None]
         first_B1D, stack = self.depth.step(user_B1D + self.level[0], None, self.depth.empty())
-        return Written(first_B1D, length_B, stack)
+        return Reading(first_B1D, length_B, stack)
 
-    def step(self, tokens_BK: Tensor, level: int, parents_BK: Tensor, state: Written) -> tuple[Tensor, CausalState]:
+    def step(self, tokens_BK: Tensor, level: int, parents_BK: Tensor, state: Reading) -> tuple[Tensor, CausalState]:
         return self.depth.step(F.embedding(tokens_BK, self.written) + self.level[level], parents_BK, state.stack)

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Attention, Shape, laid_out
+from models.inside import Inside
 from models.long_history import Buckets, buckets, nearest_codes, prototypes, retrieve, tier_edges, tier_shares
 from models.long_history import tier_table as make_tier_table
-from models.tiger import Inside, Tiger
+from models.tiger import Tiger
 from models.transformer import Decoder, DecoderLayer, DecoderState
 from sid.tokens import TokenSpace
 

@@ -67,8 +67,8 @@ class CausalState(NamedTuple):
 class CausalStack(nn.Module):
     """Causal stack without cross-attention and without position bias: positions are the caller's.
 
-    Not T5's choices (`Shape.t5`): its initialisation drowns the embeddings in the noise of the branches for the first
-    epochs, and its many dropouts starve models that see so few steps (experiments/LOG.md).
+    Not T5's choices (`Shape.t5`), with which both forms start more slowly and the item form ends far behind
+    (experiments/LOG.md).
     """
 
     def __init__(self, shape: Shape) -> None:

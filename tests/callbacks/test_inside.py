@@ -5,7 +5,7 @@ import torch
 
 from callbacks.inside import BeamRanks, Insight
 from datamodules.batch import SequenceBatch
-from models.tiger import Inside
+from models.inside import Inside
 from sid.decode import FirstCodeGiven, beam_search
 from sid.trie import Trie
 

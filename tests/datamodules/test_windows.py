@@ -67,7 +67,7 @@ def slow_windows(problem: Problem) -> list[list[int]]:
     found = []
     for user, targets in problem.targets().items():
         origin, longest = int(problem.offsets_U1[user]), problem.max_items + 1
-        end = max(origin + longest, targets[0] + 1)
+        end = origin + longest if targets[0] < origin + longest else targets[0] + problem.stride
         while targets:
             end = min(end, targets[-1] + 1)
             found.append([user, max(origin, end - longest), targets[0], end])

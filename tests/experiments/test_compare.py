@@ -167,6 +167,7 @@ def test_the_best_of_a_column_is_marked_where_it_can_be_told(tmp_path: Path) -> 
         ({"stages": {**STAGES, "tokenize": "beef99"}}, "different semantic IDs (tokenize beef02, beef99)"),
         ({"config": {"split": {"kind": "time"}}}, "different splits"),
         ({"config": {"sequences": {"eval_users": 100}}}, "validated on different users"),
+        ({"config": {"evaluation": {"num_beams": 20}}}, "decoded in different ways (evaluation.num_beams None, 20)"),
         ({"seed": 2}, ""),
     ],
 )

@@ -80,7 +80,7 @@ def test_a_wrong_override_is_named(assignment: str, message: str) -> None:
         ("model.form=tree", "model.form=tree: expected item or flat"),
         *(
             (f"model.{name}={share}", f"model.{name}={share}: expected at least 0 and below 1")
-            for name in ("dropout", "item_dropout", "label_smoothing")
+            for name in ("dropout", "depth_dropout", "item_dropout", "label_smoothing")
             for share in (1.0, -0.1)
         ),
         *(

@@ -322,7 +322,7 @@ def test_few_beams_score_their_items_as_many_do(form: str, constrained: bool) ->
         torch.testing.assert_close(ours_K, scores_N[few.items_BK[user]], atol=1e-4, rtol=1e-4)
 
 
-SHAPE = Shape(width=16, num_layers=1, num_heads=2, head_width=8, ff_width=32, dropout=0.0)
+SHAPE = Shape(width=16, num_layers=1, num_heads=2, head_width=8, ff_width=32, dropout=0.0, t5=False)
 B, S, K = 3, 5, 4
 
 
@@ -366,7 +366,7 @@ def test_attention_to_history_and_own_tokens_equals_one_attention_to_both(
                 inputs.append(x_BKD[user, beam])
                 seen_1SD = torch.cat([history_BSD[user, : lengths[user] if lengths else S], torch.stack(inputs)])[None]
                 query, key, value = attention.split(attention.fused(seen_1SD))
-                expected = attention.merge(attend(query[:, :, -1:], key, value, None))
+                expected = attention.merge(attend(query[:, :, -1:] / 8**0.5, key, value, None))
                 torch.testing.assert_close(ours_BKD[user, beam], expected[0, 0])
 
 
@@ -377,3 +377,38 @@ def test_a_history_that_is_too_long_is_named(form: str) -> None:
         call(sequences(model, [MAX_ITEMS]))
         with pytest.raises(ValueError, match="a history of 7 items, and the model was built for 6"):
             call(sequences(model, [MAX_ITEMS + 1]))
+
+
+@both_forms
+@torch.no_grad()
+def test_a_look_inside_tells_which_codes_are_the_most_likely_after_those_before(form: str) -> None:
+    model, codes_BL = tiny(form), EVERY_NL[[3, 0, 7]]
+    tokens_BS = sequences(model, [4, 1, 2])
+    inside = model.look_inside(tokens_BS, codes_BL)
+    torch.testing.assert_close(inside.loss, model.loss(tokens_BS, codes_BL))
+    right_BL = []
+    for tokens_S, codes_L in zip(tokens_BS, codes_BL, strict=True):
+        state, row = model.begin(tokens_S[None][:, tokens_S != PAD]), []
+        for level in range(len(codes_L)):
+            before = (None, None) if level == 0 else (codes_L[None, level - 1 : level], torch.zeros(1, 1, dtype=int))
+            logp_11V, state = model.next_logp(state, level, *before)
+            row.append(int(logp_11V.argmax()) == int(codes_L[level]))
+        right_BL.append(row)
+    assert inside.right_BL.tolist() == right_BL
+    assert inside.found_B is inside.own_B is inside.gate_GB is None
+
+
+@both_forms
+def test_in_bf16_it_trains_and_ranks_about_as_in_fp32(form: str) -> None:
+    model, tokens_BS = tiny(form).train(), sequences(tiny(form), [4, 1, 2])
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.loss(tokens_BS, EVERY_NL[[3, 0, 7]])
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    with torch.no_grad():
+        tree = Trie.from_codes(EVERY_NL)
+        exact = beam_search(model.eval(), model.begin(tokens_BS), tree, 8)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = beam_search(model, model.begin(tokens_BS), tree, 8)
+    torch.testing.assert_close(half.scores_BK.float(), exact.scores_BK.float(), atol=0.1, rtol=0.05)
