@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sid.configs import IF_SET
 from sid.errors import UserError, require
 
 OFFLINE_CHOICES = "embed.encoder=minilm (packaged model), tfidf (no model) or file (your own vectors)"
@@ -45,12 +46,18 @@ class EmbedConfig:
     dim: int = 256  # tfidf: SVD components, fewer when the catalogue is smaller
     fields: list[str] = field(default_factory=lambda: ["title", "brand", "categories", "price", "text"])
     batch_size: int = 64
-    whiten: int = field(default=0, metadata={"hashed": "if set"})  # components of PCA whitening, 0: none
+    whiten: int = field(default=0, metadata=IF_SET)  # components of PCA whitening, 0: none
 
     @property
     def own_space(self) -> bool:
         """Whether every catalogue gets a vector space of its own, so that vectors of two cannot be compared."""
         return self.encoder == "tfidf" or self.whiten > 0
+
+    def check(self) -> None:
+        """Raise UserError for a number that no vectors can be made with."""
+        for name in ("dim", "batch_size"):
+            require(getattr(self, name) >= 1, f"embed.{name}", getattr(self, name), "at least 1")
+        require(self.whiten >= 0, "embed.whiten", self.whiten, "at least 0")
 
     def build(self, items: pa.Table, prepared: Path | None = None) -> np.ndarray:
         """The items' vectors: (N, D) float32, finite, row i for row i of `items`.
@@ -61,16 +68,13 @@ class EmbedConfig:
         """
         if items.num_rows == 0:
             raise UserError("the catalogue has no items to embed")
-        for name, value in (("dim", self.dim), ("batch_size", self.batch_size)):
-            if value < 1:
-                raise UserError(f"embed.{name}={value} must be at least 1")
-        require(self.whiten >= 0, "embed.whiten", self.whiten, "at least 0")
+        self.check()
         vectors_ND = self._encoded(items, prepared)
         return whitened(vectors_ND, self.whiten) if self.whiten else vectors_ND
 
     def write(self, items: pa.Table, prepared: Path, path: Path) -> tuple[int, int]:
         """As `build`, into a .npy file; returns its shape. Vectors that came with the data, which may be more than the
-        memory holds, are copied a piece at a time."""
+        memory holds, are copied a piece at a time, unless they are whitened."""
         if self.encoder == "given" and not self.whiten:
             given_ND = _given(items, prepared)
             mapped_ND = np.lib.format.open_memmap(path, "w+", np.float32, given_ND.shape)

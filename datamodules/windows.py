@@ -29,7 +29,7 @@ class Windows(NamedTuple):
 def cut_windows(examples: Examples, offsets_U1: np.ndarray, max_items: int, stride: int) -> Windows:
     """Windows of at most `max_items` + 1 items that have every example's target exactly once.
 
-    The first window of a user starts at the oldest item, or, where the first target lies beyond its end, holds the first
+    The first window of a user starts at the oldest item, or, if the first target lies beyond its end, holds the first
     `stride` targets. Where more follow, each moves on by `stride` items (the last by what is left), so a target sees at
     least max_items + 1 - stride items, and all there are where the user has no more than `max_items`. The targets of
     one user must lie side by side, in rising order.

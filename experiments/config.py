@@ -137,7 +137,8 @@ class RunConfig:
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     tokenizer: TokenizerConfig = field(default_factory=RQVAEConfig)
     combined_with: list[str] = field(default_factory=list)
-    """Experiments whose items share the codebooks: the tokenizer is fitted to all, one table (TIGER, Table 10)."""
+    """Experiments whose items share the codebooks: the tokenizer is fitted to all, one table (TIGER, Table 10). Each is
+    as its file says, but for `embed` and `output_dir`, which are this run's: overrides of data.* do not reach it."""
     sequences: SequenceConfig = field(default_factory=SequenceConfig)
     model: ModelConfig = field(default_factory=TigerConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -196,7 +197,9 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
             tree.merge_with_dotlist([assignment])
             OmegaConf.to_object(tree)
         except OmegaConfBaseException as error:
-            raise UserError(f"{assignment}: {str(error).splitlines()[0]}") from error
+            inside = [name for name in known if name.startswith(f"{key}.")]
+            problem = f"it has settings, {', '.join(inside)}" if inside else str(error).splitlines()[0]
+            raise UserError(f"{assignment}: {problem}") from error
         except yaml.YAMLError as error:
             problem = getattr(error, "problem", None) or str(error).splitlines()[0]
             raise UserError(f"{assignment}: the value cannot be read ({problem}); write it as YAML") from error
@@ -206,9 +209,9 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
 
 
 def choose_tokenizer(old: TokenizerConfig, assignment: str) -> TokenizerConfig:
-    """The tokenizer that `tokenizer=NAME` names, with the seed and, unless it has its own, the sizes of the old one.
+    """The tokenizer that `tokenizer=NAME` names, with seed, sample, sizes and, where it can, `reassign` of the old one.
 
-    The old one itself where it is of that kind already.
+    Sizes that either kind has of its own are not carried over. The old one itself where it is of that kind already.
     """
     name = assignment.partition("=")[2]
     if name not in TOKENIZERS:
@@ -217,8 +220,9 @@ def choose_tokenizer(old: TokenizerConfig, assignment: str) -> TokenizerConfig:
         raise UserError(f"{assignment}: there is no such tokenizer{hint} (there are {', '.join(TOKENIZERS)})")
     if type(old) is TOKENIZERS[name]:
         return old
-    new = TOKENIZERS[name](seed=old.seed, sample=old.sample)
-    if new.codebook_sizes == list(SIZES):
+    kind = TOKENIZERS[name]
+    new = kind(seed=old.seed, sample=old.sample, reassign=old.reassign and kind.has_last_level)
+    if new.codebook_sizes == list(SIZES) and old.codebook_sizes != type(old)().codebook_sizes:
         new.codebook_sizes = list(old.codebook_sizes)
     return new
 
@@ -233,15 +237,21 @@ def check(config: RunConfig) -> None:
     )
     require(0 <= config.seed < 2**31, "seed", config.seed, f"0 to {2**31 - 1}")
     require(config.logger in LOGGERS, "logger", config.logger, f"one of {', '.join(LOGGERS)}")
-    for part in (config.split, config.tokenizer, config.sequences, config.model, config.optimizer):
+    for part in (config.split, config.embed, config.tokenizer, config.sequences, config.model, config.optimizer):
         part.check()
     config.train.check()
     config.evaluation.check()
     ordered = config.model.learns_from == "prefixes" or config.split.kind != "given"
     kinds = "leave_one_out or time: the model learns from whole sequences, and given targets have no order"
     require(ordered, "split.kind", config.split.kind, kinds)
+    able = [name for name, kind in TOKENIZERS.items() if kind.has_last_level]
+    possible = config.tokenizer.has_last_level or not config.tokenizer.reassign
+    expected = f"false: of the tokenizers, {', '.join(able)} have distances to the codes of a last level"
+    require(possible, "tokenizer.reassign", config.tokenizer.reassign, expected)
     for name in config.combined_with:
         require_named(name)
+    different = len(set(config.combined_with)) == len(config.combined_with)
+    require(different, "combined_with", config.combined_with, "every name once")
     alone = not (config.combined_with and config.tokenizer.reads_events)
     require(alone, "combined_with", config.combined_with, "none: this tokenizer reads the events of one catalogue")
 

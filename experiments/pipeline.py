@@ -168,10 +168,16 @@ class Pipeline:
     def _shared_vectors(self) -> tuple[np.ndarray, slice]:
         """(N, D) vectors of all items that share the codebooks, in one order for each of the experiments; our rows.
 
-        Raises UserError where the experiments' vectors cannot be compared.
+        Raises UserError where two experiments have the same items, or vectors that cannot be compared.
         """
         parts, embed = sorted((self, *self.companions), key=lambda part: part.embed.hash), self.config.embed
-        if embed.own_space and len({part.embed.hash for part in parts}) > 1:
+        if len({part.embed.hash for part in parts}) < len(parts):
+            names = ", ".join(part.config.name for part in (self, *self.companions))
+            raise UserError(
+                f"combined_with={self.config.combined_with}: of {names}, two have the same items and vectors, which "
+                "would count twice; name experiments on other data"
+            )
+        if embed.own_space and self.companions:
             raise UserError(
                 f"combined_with={self.config.combined_with}: with embed.encoder={embed.encoder}, embed.whiten="
                 f"{embed.whiten} every catalogue has a vector space of its own, and no codebook fits two; choose an "
@@ -195,14 +201,16 @@ class Pipeline:
 
         config = self.config.tokenizer
         vectors_ND, own = self._shared_vectors()
-        codes_NL = tokenize(
-            config,
-            vectors_ND,
-            lambda rows: collaborative(self.catalog, self.split, config.seed)[rows],
-            folder,
-            self.config.train.accelerator,
+        whole = SIDTable.resolve(
+            tokenize(
+                config,
+                vectors_ND,
+                lambda rows: collaborative(self.catalog, self.split, config.seed)[rows],
+                folder,
+                self.config.train.accelerator,
+            ),
+            tuple(config.codebook_sizes),
         )
-        whole = SIDTable.resolve(codes_NL, tuple(config.codebook_sizes))
         table = SIDTable(whole.codes_NL[own], whole.codebook_sizes, self.prepare.hash)
         table.save(folder)
         export(table, self.catalog, folder / "sids.tsv")

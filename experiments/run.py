@@ -41,8 +41,7 @@ def parse(arguments: list[str]) -> tuple[str, str, str, list[str]]:
 def run(arguments: list[str]) -> Any:
     """Runs an experiment up to a stage; returns the pipeline with its figures."""
     name, stage, force, overrides = parse(arguments)
-    # Threads that spin while they wait make small models 18 times slower where another process has a core.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    wait_passively()
     from experiments.config import override
 
     config = override(named(name), overrides)
@@ -53,6 +52,14 @@ def run(arguments: list[str]) -> Any:
     pipeline = Pipeline(config, force if first else "", print if first else lambda line: None)
     pipeline.run(stage, show if first else lambda *figures: None)
     return pipeline
+
+
+def wait_passively() -> None:
+    """Threads that spin while they wait make small models 18 times slower where another process has a core.
+
+    To be called before torch is imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def main(arguments: list[str]) -> int:

@@ -6,7 +6,6 @@ Runs or reuses the stages up to tokenize (see `experiments.run`). The table is p
 <output_dir>/sids/<name>/sids.html.
 """
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from experiments.named import listing, named
-from experiments.run import STAGES, answer, parse
+from experiments.run import STAGES, answer, parse, wait_passively
 from sid.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,7 +53,8 @@ def read(arguments: Sequence[str]) -> list[tuple[str, "RunConfig"]]:
     other = override(replace(base[0], output_dir=config.output_dir) if base else config, changes)
     labels = [f"{one.name} " * (other.name != config.name) + label(one) for one in (config, other)]
     if labels[0] == labels[1]:
-        labels[1] += f", {' '.join(changes)}"
+        own = [word for word in overrides if not word.startswith("output_dir=")] if base else []
+        labels = [", ".join(filter(None, (labels[0], " ".join(words)))) for words in (own, changes)]
     return list(zip(labels, (config, other), strict=True))
 
 
@@ -82,12 +82,11 @@ def label(config: "RunConfig") -> str:
 def run(arguments: Sequence[str]) -> None:
     """Runs or reuses the stages of each table, prints what was measured and writes the page. Raises UserError."""
     configs = read(arguments)
-    # Threads that spin while they wait make small models 18 times slower where another process has a core.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    wait_passively()
     from experiments.pipeline import Pipeline
 
     pipelines = {label: Pipeline(config) for label, config in configs}
-    if len({pipeline.tokenize.hash for pipeline in pipelines.values()}) < len(pipelines):
+    if len({pipeline.tokenize.hash for pipeline in pipelines.values()}) < len(configs):
         raise UserError("against= changes nothing that the semantic IDs depend on: both tables are the same")
     for pipeline in pipelines.values():
         pipeline.run("tokenize", lambda *figures: None)

@@ -9,7 +9,7 @@ from experiments.config import to_yaml
 from experiments.example_users import Shown, in_words
 from experiments.page import render
 from experiments.provenance import provenance
-from experiments.sids_tables import Diagnosed, alike, known, levels, section
+from experiments.sids_tables import Diagnosed, alike, known, levels, print_grid, section
 from experiments.stages import write_atomically
 from sid.errors import UserError
 
@@ -39,21 +39,9 @@ def first_items(tables: Sequence[Diagnosed]) -> list[tuple[list[str], list[list[
 
 
 def print_tables(console: "Console", tables: Sequence[Diagnosed]) -> None:
-    """What was measured, on the terminal; no figure is cut, however narrow it is."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
+    """What was measured, on the terminal."""
     for grid in [levels(tables), *known(tables)]:
-        shown = Table(box=box.SIMPLE_HEAD, title=grid.title or None, title_justify="left", padding=(0, 2, 0, 0))
-        for place, head in enumerate(grid.heads):
-            shown.add_column(head, justify="right" if place >= grid.left else "left", no_wrap=True)
-        for words in grid.rows:
-            shown.add_row(*words)
-        console.width = max(console.width, Console(width=1000).measure(shown).maximum)
-        console.print(shown, markup=False)
-        for note in grid.notes:
-            console.print(note, style="dim", highlight=False, markup=False)
+        print_grid(console, grid)
     for sentence in alike(tables):
         console.print(f"\n{sentence}", highlight=False, markup=False)
 
@@ -91,5 +79,8 @@ def environment(tables: Sequence[tuple[Diagnosed, "Pipeline"]], command: str) ->
         for one, pipeline in tables
         for stage in (pipeline.prepare, pipeline.embed, pipeline.tokenize)
     }
-    raw = {name: digest for _, pipeline in tables for name, digest in pipeline.raw_files.items()}
+    raw: dict[str, str] = {}
+    for one, pipeline in tables:
+        for name, digest in pipeline.raw_files.items():
+            raw[name if raw.get(name, digest) == digest else f"{name} of {one.label}"] = digest
     return {**provenance(command), "stages": stages, "raw_files": raw}

@@ -13,6 +13,8 @@ from experiments.figures import Panel
 from experiments.page import count, number, share
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sid.table import SIDTable
 
 MOST_CODES = 4
@@ -61,8 +63,25 @@ class Grid(NamedTuple):
     title: str
     heads: list[str]
     rows: list[list[str]]
-    left: int
-    notes: list[str]
+    left: int = 1
+    notes: Sequence[str] = ()
+
+
+def print_grid(console: "Console", grid: Grid) -> None:
+    """On the terminal; no figure is cut, however narrow it is."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(box=box.SIMPLE_HEAD, title=grid.title or None, title_justify="left", padding=(0, 2, 0, 0))
+    for place, head in enumerate(grid.heads):
+        shown.add_column(head, justify="right" if place >= grid.left else "left", no_wrap=True)
+    for words in grid.rows:
+        shown.add_row(*words)
+    console.width = max(console.width, Console(width=1000).measure(shown).maximum)
+    console.print(shown, markup=False)
+    for note in grid.notes:
+        console.print(note, style="dim", highlight=False, markup=False)
 
 
 def levels(tables: Sequence[Diagnosed]) -> Grid:
@@ -126,22 +145,22 @@ def _collisions(one: Diagnosed, tables: Sequence[Diagnosed]) -> list[str]:
 def known(tables: Sequence[Diagnosed]) -> list[Grid]:
     """What up to 4 first codes know of the categories; tables of one catalogue together, of another on their own."""
     grids = []
-    for depths in dict.fromkeys(tuple(one.depths) for one in tables if one.depths):
-        alike = [one for one in tables if tuple(one.depths) == depths]
-        several = len(alike) > 1
+    for catalog, depths in dict.fromkeys((one.table.catalog, tuple(one.depths)) for one in tables if one.depths):
+        group = [one for one in tables if (one.table.catalog, tuple(one.depths)) == (catalog, depths)]
+        several = len(group) > 1
         rows = [
             [
                 f"{labels:,}",
                 f"{level + 1}",
-                *_label(one, alike),
+                *_label(one, group),
                 *_category_cells(one.figures["categories"][place], level),
             ]
             for place, (_, labels) in enumerate(depths)
             for level in range(MOST_CODES)
-            for one in alike
+            for one in group
             if level < one.table.num_levels - 1
         ]
-        of = "" if len(alike) == len(tables) else alike[0].label
+        of = "" if len(group) == len(tables) else group[0].label
         title = figures.titled("What the first codes know of the categories", of)
         heads = ["categories", "first codes", *OF * several, "adjusted", "NMI", "purity", "chance"]
         grids.append(Grid(title, heads, without_repeats(rows, 2), 2 + several, [CATEGORIES_NOTE]))

@@ -59,11 +59,11 @@ TOKENIZERS: dict[str, Overrides] = {
     "RQ-k-means": ["tokenizer=rqkmeans"],
     "RQ-k-means balanced": ["tokenizer=rqkmeans", "tokenizer.balanced=true"],
     "tree": ["tokenizer=tree"],
-    "VQ-VAE": ["tokenizer=vqvae"],
+    "VQ-VAE": ["tokenizer=vqvae", sizes(1, 1024)],
     "OPQ 4x256": ["tokenizer=opq", sizes(4, 256)],
     "OPQ 8x256": ["tokenizer=opq", sizes(8, 256)],
     "LETTER": ["tokenizer=letter"],
-    "LETTER, alpha 1": ["tokenizer=letter", "tokenizer.alpha=1"],
+    "LETTER with alpha 1": ["tokenizer=letter", "tokenizer.alpha=1"],
     "LSH": ["tokenizer=lsh"],
     "random": ["tokenizer=random"],
     "whitened to 128": ["embed.whiten=128"],
@@ -71,6 +71,10 @@ TOKENIZERS: dict[str, Overrides] = {
     "combined catalogue": {
         "causal_beauty": ["combined_with=[causal_sports]"],
         "causal_sports": ["combined_with=[causal_beauty]"],
+    },
+    "combined catalogue of three": {
+        "causal_beauty": ["combined_with=[causal_sports,causal_toys]"],
+        "causal_sports": ["combined_with=[causal_beauty,causal_toys]"],
     },
 }
 
@@ -100,7 +104,7 @@ STUDIES = {
     "tokenizers_tiger": Study(
         "TIGER's Table 2: what semantic IDs are worth",
         ["tiger_beauty"],
-        {row: TOKENIZERS[row] for row in TIGER_TABLE_2},
+        {"RQ-VAE": [], "LSH": ["tokenizer=lsh", sizes(4, 256)], "random": ["tokenizer=random", sizes(4, 256)]},
         base="RQ-VAE",
         tokenizer_seeds=True,
         published={"tiger_beauty": TIGER_TABLE_2},

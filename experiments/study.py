@@ -8,16 +8,17 @@ and one that fails leaves the others alone. After each, the table of all that is
 """
 
 import difflib
-import os
+import json
 import shlex
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.named import require_named
-from experiments.run import STAGES, answer
+from experiments.run import STAGES, answer, wait_passively
 from experiments.stages import process_rank
 from experiments.studies import STUDIES, Study
 from sid.errors import UserError
@@ -32,7 +33,7 @@ USAGE = """usage: make study NAME=<study> [SEEDS="1 2 3"] [ONLY="<row>,<row>"] [
 
 Runs the rows of a study (experiments/studies.py) on its experiments, or on others with on=, and compares each with the
 base. Finished runs are reused; the table holds all that is finished, whatever is asked for now. Any field of the
-configuration but the seed is a key, and holds for every row.
+configuration but the seed is a key, and holds for every row whose kind of tokenizer has it.
 """
 SEEDS = "1 2 3"
 
@@ -129,15 +130,16 @@ def rows_on(experiment: str, asked: Asked, say: Say) -> list["Cell"]:
     from experiments.study_table import Cell
 
     study, here = asked.study, experiment in asked.on
-    base = configure(experiment, study.base, asked)
+    left_out = lacking(experiment, asked)
+    base = configure(experiment, study.base, asked, left_out[study.base])
     cells = []
     for row in (study.base, *(row for row in study.rows if row != study.base)):
         overrides = study.overrides(row, experiment)
         if overrides is None:
             continue
-        cell = Cell(experiment, row, overrides, asked=here and row in asked.rows)
+        cell = Cell(experiment, row, overrides, asked=here and row in asked.rows, left_out=left_out[row])
         try:
-            config = configure(experiment, row, asked)
+            config = configure(experiment, row, asked, left_out[row])
         except UserError as error:
             cell.problems[str(error)] = []
             cells.append(cell)
@@ -153,11 +155,35 @@ def rows_on(experiment: str, asked: Asked, say: Say) -> list["Cell"]:
     return cells
 
 
-def configure(experiment: str, row: str, asked: Asked) -> "RunConfig":
+def configure(experiment: str, row: str, asked: Asked, left_out: Sequence[str]) -> "RunConfig":
     from experiments.config import override
     from experiments.named import named
 
-    return override(named(experiment), [*asked.overrides, *(asked.study.overrides(row, experiment) or [])])
+    given = without(asked.overrides, left_out)
+    return override(named(experiment), [*given, *(asked.study.overrides(row, experiment) or [])])
+
+
+def lacking(experiment: str, asked: Asked) -> dict[str, list[str]]:
+    """Row -> overrides for all rows that its kind of tokenizer has no field for, but another row's has."""
+    from dataclasses import fields
+
+    from experiments.config import TOKENIZERS
+    from experiments.named import named
+    from sid.configs import TokenizerConfig
+
+    own = type(named(experiment).tokenizer)
+    keys = {}
+    for row in asked.study.rows:
+        overrides = [*asked.overrides, *(asked.study.overrides(row, experiment) or [])]
+        chosen = [word.partition("=")[2] for word in overrides if word.startswith("tokenizer=")]
+        kind = TOKENIZERS.get(chosen[-1], TokenizerConfig) if chosen else own
+        keys[row] = {f"tokenizer.{field.name}" for field in fields(kind)}
+    every = set().union(*keys.values())
+    return {row: [word for word in asked.overrides if word.partition("=")[0] in every - keys[row]] for row in keys}
+
+
+def without(overrides: Sequence[str], left_out: Sequence[str]) -> list[str]:
+    return [override for override in overrides if override not in left_out]
 
 
 def seeded(config: "RunConfig", seed: int, tokenizer_too: bool) -> "RunConfig":
@@ -175,15 +201,14 @@ def seeded(config: "RunConfig", seed: int, tokenizer_too: bool) -> "RunConfig":
 def command(asked: Asked, cell: "Cell", seed: int) -> str:
     """What to type for one run alone."""
     seeds = [f"seed={seed}", *([f"tokenizer.seed={seed}"] if asked.study.tokenizer_seeds else [])]
-    words = ["python", "-m", "experiments.run", cell.experiment, *asked.overrides, *cell.overrides, *seeds]
-    return shlex.join(words)
+    given = without(asked.overrides, cell.left_out)
+    return shlex.join(["python", "-m", "experiments.run", cell.experiment, *given, *cell.overrides, *seeds])
 
 
 def run(arguments: Sequence[str]) -> None:
     """Runs or reuses everything; the first process writes and shows the table. Raises UserError."""
     asked = read(arguments)
-    # Threads that spin while they wait make small models 18 times slower where another process has a core.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    wait_passively()
     first = process_rank() == 0
     say: Say = print if first else lambda line: None
     cells = plan(asked, say)
@@ -232,7 +257,7 @@ def finished(config: "RunConfig") -> "Pipeline | None":
     from experiments.pipeline import Pipeline
 
     pipeline = Pipeline(config, say=lambda line: None)
-    if not all((pipeline.output / "runs" / name).is_dir() for name in (config.name, *config.combined_with)):
+    if not (pipeline.output / "runs" / config.name).is_dir() or not all(map(embedded, pipeline.companions)):
         return None
     try:
         for stage in STAGES:
@@ -243,6 +268,27 @@ def finished(config: "RunConfig") -> "Pipeline | None":
     except UserError:
         return None
     return pipeline
+
+
+def embedded(companion: "Pipeline") -> bool:
+    """Whether its items and vectors are there.
+
+    The hashes of its raw files are those of its last preparation: files that are gone would be downloaded.
+    """
+    from experiments.config import hashed
+
+    data = {"kind": type(companion.config.data).__name__, **hashed(companion.config.data)}
+    manifests = (companion.output / "artifacts" / "prepare").glob("*/prepare.manifest.json")
+    for path in sorted(manifests, key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            inputs = json.loads(path.read_text())["inputs"]
+            if inputs["data"] != data:
+                continue
+            companion.raw_files = {str(place): digest for place, digest in enumerate(inputs["raw"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        return companion.prepare.manifest.exists() and companion.embed.manifest.exists()
+    return False
 
 
 def execute(
@@ -276,6 +322,12 @@ def execute(
         except UserError as error:
             say(f"  failed: {error}")
             cell.problems.setdefault(str(error), []).append(seed)
+            continue
+        except Exception as error:  # of memory, CUDA, faiss, Lightning: the other rows can go on
+            traceback.print_exc()
+            problem = traceback.format_exception_only(error)[0].splitlines()[0]
+            say(f"  failed: {problem}")
+            cell.problems.setdefault(problem, []).append(seed)
             continue
         result = cell.found[seed] = measured(pipeline)
         pipelines.setdefault(cell.experiment, pipeline)

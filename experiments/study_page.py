@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from experiments.figures import COLOURS, FAINT, INK, Panel, draw
 from experiments.page import count, number, render, share
 from experiments.paired import Interval
+from experiments.sids_tables import Grid, print_grid
 from experiments.stages import write_atomically
 from experiments.study_table import SCORES, Part, Row, SIDs, Summary, Table
 from sid.errors import UserError
@@ -33,14 +34,6 @@ SIDS_NOTE = (
 
 WIDTH = 6.0
 """Of a drawing, in inches: shrunk to a phone's width it can still be read."""
-
-
-class Grid(NamedTuple):
-    """A table in words; the first column is left, the others are right."""
-
-    title: str
-    heads: list[str]
-    rows: list[list[str]]
 
 
 class Section(NamedTuple):
@@ -158,6 +151,9 @@ def notes(summary: Summary, table: Table) -> list[str]:
     for row in table.rows:
         for problem, seeds in row.problems.items():
             words.append(f"{row.name} failed{' with seed ' if seeds else ''}{' '.join(map(str, seeds))}: {problem}")
+    for left_out in dict.fromkeys(tuple(row.left_out) for row in table.rows if row.left_out):
+        rows = [row.name for row in table.rows if tuple(row.left_out) == left_out]
+        words.append(f"{', '.join(rows)}: without {' '.join(left_out)}, as the kind of tokenizer has no such field.")
     if table.users:
         words.append(f"{table.users:,} test users, {table.targets:,} targets, full ranking.")
     if borrowed := [row.name for row in table.rows if row.borrowed]:
@@ -172,7 +168,7 @@ def common_notes(summary: Summary) -> list[str]:
 
 
 def show(summary: Summary) -> None:
-    """Prints the tables; no figure is cut, however narrow the terminal."""
+    """Prints the tables."""
     from rich.console import Console
 
     console = Console()
@@ -187,20 +183,6 @@ def show(summary: Summary) -> None:
         for more in section.more:
             print_grid(console, more)
     say(common_notes(summary))
-
-
-def print_grid(console: Any, grid: Grid) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as Printed
-
-    table = Printed(box=box.SIMPLE_HEAD, title=grid.title, title_justify="left", padding=(0, 2, 0, 0))
-    for place, head in enumerate(grid.heads):
-        table.add_column(head, justify="right" if place else "left", no_wrap=True)
-    for words in grid.rows:
-        table.add_row(*words)
-    console.width = max(console.width, Console(width=1000).measure(table).maximum)
-    console.print(table, markup=False)
 
 
 def write(summary: Summary, folder: Path) -> None:

@@ -48,6 +48,8 @@ class Cell:
     overrides: list[str]
     asked: bool
     """To be run; otherwise shown where it is finished."""
+    left_out: list[str] = field(default_factory=list)
+    """Overrides for all rows that this one's kind of tokenizer has no field for."""
     configs: dict[int, "RunConfig"] = field(default_factory=dict)
     """Seed -> run."""
     found: dict[int, Measured] = field(default_factory=dict)
@@ -95,6 +97,8 @@ class Row:
     """There is no training of its own: the weights are the base's."""
     published: dict[str, float]
     problems: dict[str, list[int]]
+    left_out: list[str] = field(default_factory=list)
+    """Overrides for all rows that this one does not have."""
 
 
 @dataclass(frozen=True)
@@ -238,6 +242,7 @@ def table_row(
         borrowed=bool(both) and all(cell.found[seed].folder == base[seed].folder for seed in both),
         published=published,
         problems=cell.problems,
+        left_out=cell.left_out,
     )
 
 

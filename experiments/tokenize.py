@@ -47,7 +47,7 @@ def tokenize(
     """
     rows = drawn(vectors_ND, config.sample, config.seed)
     fitted = torch.from_numpy(np.ascontiguousarray(vectors_ND[rows], dtype=np.float32))
-    require_vectors(fitted, config.codebook_sizes)
+    require_vectors(fitted, config.codebook_sizes, sampled=len(rows) < len(vectors_ND))
     context = Context(lambda module, epochs: train(module, epochs, folder, accelerator), lambda: collaborative(rows))
     tokenizer = config.fit(fitted, context)
     if not config.reassign:

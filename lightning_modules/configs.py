@@ -56,7 +56,7 @@ class RQVAEConfig(TokenizerConfig):
     gradient: str = field(default="straight_through", metadata=IF_SET)
     """How the decoder's gradient passes the quantizer: straight_through, or rotation (arXiv 2410.06424)."""
 
-    residual: ClassVar[bool] = True
+    has_last_level: ClassVar[bool] = True
 
     def check(self) -> None:
         """Raise UserError for a value that no RQ-VAE can be built or trained with."""
@@ -64,6 +64,8 @@ class RQVAEConfig(TokenizerConfig):
         require(all(width >= 1 for width in self.hidden), "tokenizer.hidden", self.hidden, "widths of at least 1")
         for name in ("latent", "batch_size", "epochs", "look_every"):
             require(getattr(self, name) >= 1, f"tokenizer.{name}", getattr(self, name), "at least 1")
+        paid = 0 <= self.commitment < math.inf
+        require(paid, "tokenizer.commitment", self.commitment, "a number of at least 0")
         _check_rates("tokenizer", self.learning_rate, self.weight_decay)
         require(0 <= self.codebook_ema < 1, "tokenizer.codebook_ema", self.codebook_ema, "at least 0 and below 1")
         known = ("straight_through", "rotation")
@@ -90,6 +92,12 @@ class VQVAEConfig(RQVAEConfig):
     """A single codebook: nothing but the digit tells items of one code apart."""
 
     codebook_sizes: list[int] = field(default_factory=lambda: [1024])
+
+    def check(self) -> None:
+        """Raise UserError for a value that no VQ-VAE can be built or trained with."""
+        super().check()
+        single = len(self.codebook_sizes) == 1
+        require(single, "tokenizer.codebook_sizes", self.codebook_sizes, "one size: for more, choose tokenizer=rqvae")
 
 
 @dataclass
@@ -119,7 +127,8 @@ class LETTERConfig(RQVAEConfig):
         require(warm, "tokenizer.temperature", self.temperature, "a number above 0")
         require(self.groups >= 1, "tokenizer.groups", self.groups, "at least 1")
         learns = not (self.codebook_ema and self.diversity)
-        require(learns, "tokenizer.codebook_ema", self.codebook_ema, "0: codebooks learn diversity by gradient alone")
+        expected = "0, or tokenizer.diversity=0: codebooks learn diversity by gradient alone"
+        require(learns, "tokenizer.codebook_ema", self.codebook_ema, expected)
 
     def module(self, vectors_ND: "Tensor", context: "Context") -> "QuantizerModule":
         from lightning_modules.letter import LETTERModule

@@ -13,7 +13,7 @@ from sid.quantizers import Quantized, ResidualQuantizer
 
 
 class Losses(NamedTuple):
-    """`total` is what is minimised; all three are means over the batch of squared norms."""
+    """`total` is what is minimised; it and its two parts are means over the batch of squared norms."""
 
     total: Tensor
     reconstruction: Tensor

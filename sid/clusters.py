@@ -8,16 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sid.kmeans import kmeans, nearest
+from sid.kmeans import kmeans, last_distances, nearest, residual_kmeans
 
 ENTROPY = 0.01
 """Of a balanced assignment, in mean squared distances: the less, the more even are the clusters, and the slower."""
 
 
 class Residual:
-    """Codes of nearest centres, each level on what the levels before leave over (RQ-k-means; OneRec, section 3.1).
+    """Codes of nearest centres, each level on what the levels before leave over (RQ-k-means).
 
-    `prices` shift the distances of a level's centres; see `balancing_prices`.
+    `prices` shift the distances of a level's centres; see `balancing_prices` (OneRec, section 3.1, balances too).
     """
 
     def __init__(self, levels: Sequence[tuple[Tensor, Tensor]]) -> None:
@@ -32,20 +32,18 @@ class Residual:
 
     def last_distances(self, vectors_BD: Tensor, codes_BL: Tensor) -> Tensor:
         """(B, K) squared distances, prices added, of the last level's centres to what the codes before leave over."""
-        *before, (last_KD, prices_K) = self.levels
-        for level, (centres_KD, _) in enumerate(before):
-            vectors_BD = vectors_BD - centres_KD[codes_BL[:, level]]
-        return torch.cdist(vectors_BD, last_KD).square() + prices_K
+        centres, prices = zip(*self.levels, strict=True)
+        return last_distances(vectors_BD, codes_BL, centres) + prices[-1]
 
 
 def residual(vectors_ND: Tensor, codebook_sizes: Sequence[int], seed: int, balanced: bool) -> Residual:
     """Fits one level after the other; balanced: every code gets about as many items."""
+    if not balanced:
+        _, centres = residual_kmeans(vectors_ND, codebook_sizes, seed)
+        return Residual([(centres_KD, centres_KD.new_zeros(len(centres_KD))) for centres_KD in centres])
     left_ND, levels = vectors_ND, []
     for level, size in enumerate(codebook_sizes):
-        centres_KD = kmeans(left_ND, size, seed + level)
-        prices_K = centres_KD.new_zeros(size)
-        if balanced:
-            centres_KD, prices_K = balance(left_ND, centres_KD)
+        centres_KD, prices_K = balance(left_ND, kmeans(left_ND, size, seed + level))
         levels.append((centres_KD, prices_K))
         left_ND = left_ND - centres_KD[nearest(left_ND, centres_KD, prices_K)]
     return Residual(levels)
@@ -99,20 +97,21 @@ def sinkhorn(share_NK: Tensor, rounds: int = 10) -> tuple[Tensor, float]:
 class Tree:
     """A code is the nearest child of the node that the codes before lead to: hierarchical k-means."""
 
-    def __init__(self, codebook_sizes: Sequence[int]) -> None:
-        self.codebook_sizes = tuple(codebook_sizes)
-        self.children: list[dict[int, Tensor]] = [{} for _ in codebook_sizes]
-        """Of every level: node (the codes before as one number) -> its children's centres (at most K, D)."""
+    def __init__(self, children: Sequence[Sequence[Tensor]]) -> None:
+        self.children = children
+        """Of every level and node: its children's centres (at most K, D). They are, in this order, the nodes of the
+        next level; the first level has one node."""
+        self.first_child = [first_children(centres) for centres in children]
 
     def codes(self, vectors_BD: Tensor) -> Tensor:
         node_B = torch.zeros(len(vectors_BD), dtype=torch.int64)
         codes = []
-        for size, children in zip(self.codebook_sizes, self.children, strict=True):
+        for children, first_P in zip(self.children, self.first_child, strict=True):
             code_B = torch.empty_like(node_B)
-            for node, rows in groups(node_B):
+            for node, rows in rows_by_node(node_B):
                 code_B[rows] = nearest(vectors_BD[rows], children[node])
             codes.append(code_B)
-            node_B = node_B * size + code_B
+            node_B = first_P[node_B] + code_B
         return torch.stack(codes, dim=1)
 
 
@@ -122,21 +121,28 @@ def tree(vectors_ND: Tensor, codebook_sizes: Sequence[int], seed: int) -> Tree:
     A node with no more different vectors than codes gives each of them a child of its own. A child without items is
     left out: other vectors would be led to a node that has no children.
     """
-    made = Tree(codebook_sizes)
+    levels: list[list[Tensor]] = []
     node_N = torch.zeros(len(vectors_ND), dtype=torch.int64)
     for level, size in enumerate(codebook_sizes):
-        code_N = torch.empty_like(node_N)
-        for node, rows in groups(node_N):
+        code_N, children = torch.empty_like(node_N), []
+        for _, rows in rows_by_node(node_N):
             here = vectors_ND[rows]
             different = here.unique(dim=0) if len(here) <= 4 * size or level else here
             centres = different if len(different) <= size else kmeans(here, size, seed + level)
             used, code_N[rows] = nearest(here, centres).unique(return_inverse=True)
-            made.children[level][node] = centres[used]
-        node_N = node_N * size + code_N
-    return made
+            children.append(centres[used])
+        levels.append(children)
+        node_N = first_children(children)[node_N] + code_N
+    return Tree(levels)
 
 
-def groups(node_N: Tensor) -> list[tuple[int, Tensor]]:
+def first_children(children: Sequence[Tensor]) -> Tensor:
+    """(P,) number, among the nodes of the next level, of the first child of every node."""
+    count_P = torch.tensor([len(centres) for centres in children])
+    return count_P.cumsum(0) - count_P
+
+
+def rows_by_node(node_N: Tensor) -> list[tuple[int, Tensor]]:
     """(node, rows that are there), by node."""
     order_N = node_N.argsort(stable=True)
     nodes, counts = node_N[order_N].unique_consecutive(return_counts=True)

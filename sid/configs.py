@@ -26,8 +26,8 @@ class TokenizerConfig:
     """Items that would share their codes get different ones at the last level (`sid.collisions.reassign`)."""
     seed: int = 1
 
-    residual: ClassVar[bool] = False
-    """Whether a level codes what the levels before leave over: what `reassign` asks for (`LastLevel`)."""
+    has_last_level: ClassVar[bool] = False
+    """Whether what is fitted is a `LastLevel`, as `reassign` asks for."""
     reads_events: ClassVar[bool] = False
     """Whether `Context.collaborative` is used: the table then depends on the split."""
 
@@ -37,8 +37,6 @@ class TokenizerConfig:
         at_least_1 = bool(sizes) and min(sizes) >= 1
         require(at_least_1, "tokenizer.codebook_sizes", sizes, "one or more sizes, each at least 1")
         require(self.sample >= 0, "tokenizer.sample", self.sample, "at least 0")
-        possible = self.residual or not self.reassign
-        require(possible, "tokenizer.reassign", self.reassign, "false: it needs distances to codes of a last level")
         require(0 <= self.seed < 2**31, "tokenizer.seed", self.seed, f"0 to {2**31 - 1}")
 
     def fit(self, vectors_ND: "Tensor", context: "Context") -> "Tokenizer":
@@ -48,12 +46,12 @@ class TokenizerConfig:
 
 @dataclass
 class ResidualKMeansConfig(TokenizerConfig):
-    """Residual k-means: no network (RQ-k-means; OneRec)."""
+    """Residual k-means: no network (RQ-k-means)."""
 
     balanced: bool = False
-    """Codes of a level get about as many items each."""
+    """Codes of a level get about as many items each (OneRec)."""
 
-    residual: ClassVar[bool] = True
+    has_last_level: ClassVar[bool] = True
 
     def fit(self, vectors_ND: "Tensor", context: "Context") -> "Tokenizer":
         from sid.clusters import residual
@@ -75,6 +73,12 @@ class TreeConfig(TokenizerConfig):
 class HyperplanesConfig(TokenizerConfig):
     """Random hyperplanes: locality-sensitive hashing."""
 
+    def check(self) -> None:
+        """Raise UserError for sizes that no hyperplanes have."""
+        super().check()
+        even = all(size.bit_count() == 1 for size in self.codebook_sizes)
+        require(even, "tokenizer.codebook_sizes", self.codebook_sizes, "powers of two: a hyperplane gives one bit")
+
     def fit(self, vectors_ND: "Tensor", context: "Context") -> "Tokenizer":
         from sid.hashes import Hyperplanes
 
@@ -86,6 +90,14 @@ class ProductConfig(TokenizerConfig):
     """Optimised product quantization (RPG: 16 to 64 codes of 256)."""
 
     codebook_sizes: list[int] = field(default_factory=lambda: [256] * 16)
+
+    def check(self) -> None:
+        """Raise UserError for sizes that no product codes have."""
+        super().check()
+        first = self.codebook_sizes[0]
+        alike = set(self.codebook_sizes) == {first} and first >= 2 and first.bit_count() == 1
+        expected = "one size for all codebooks, a power of two and at least 2"
+        require(alike, "tokenizer.codebook_sizes", self.codebook_sizes, expected)
 
     def fit(self, vectors_ND: "Tensor", context: "Context") -> "Tokenizer":
         from sid.hashes import Product

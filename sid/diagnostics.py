@@ -52,7 +52,12 @@ class Agreement(NamedTuple):
 
 def prefixes(codes_NL: Tensor) -> Tensor:
     """(N, L) int64: which items share the first 1, 2, ..., L codes; every column is numbered from 0."""
-    return torch.stack([groups(codes_NL[:, : level + 1]) for level in range(codes_NL.shape[1])], dim=1)
+    prefix_NL = torch.empty_like(codes_NL)
+    prefix_N = torch.zeros_like(codes_NL[:, 0])
+    for level, code_N in enumerate(codes_NL.unbind(1)):
+        prefix_N = groups(torch.stack([prefix_N, code_N], dim=1))
+        prefix_NL[:, level] = prefix_N
+    return prefix_NL
 
 
 def items_per_prefix(prefix_N: Tensor) -> list[list[int]]:
@@ -65,7 +70,7 @@ def neighbourhood(prefix_NL: Tensor, vectors_ND: np.ndarray) -> Measured:
     """Share of the 10 nearest items by cosine that share an item's prefix; chance: of any other item.
 
     Asked of up to 4,096 items, drawn once for all tables of a catalogue; of fewer beyond 4 million items. A standard
-    error is at most 0.5 / sqrt(queries).
+    error is at most 0.5 / sqrt(queries). An item that is alone has no neighbours: nothing is measured.
 
     Args:
         vectors_ND: may be a mapped file.
@@ -74,9 +79,10 @@ def neighbourhood(prefix_NL: Tensor, vectors_ND: np.ndarray) -> Measured:
     query_Q = drawn(vectors_ND, max(1, min(QUERIES, PAIRS // num_items)), SEED)
     near_QK = nearest_items(vectors_ND, query_Q, min(NEIGHBOURS, num_items - 1))
     share_L = (prefix_NL[near_QK] == prefix_NL[torch.from_numpy(query_Q), None]).double().mean((0, 1))
+    values = share_L.tolist() if num_items > 1 else [None] * num_levels
     sizes = [prefix_NL[:, level].bincount().double() for level in range(num_levels)]
     pairs = max(1, num_items * (num_items - 1))
-    return Measured(share_L.tolist(), [float((size * (size - 1)).sum()) / pairs for size in sizes])
+    return Measured(values, [float((size * (size - 1)).sum()) / pairs for size in sizes])
 
 
 def nearest_items(vectors_ND: np.ndarray, query_Q: np.ndarray, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Tokenizers that learn no centres: random hyperplanes, product codes, chance.
+"""Tokenizers whose levels do not refine one another: random hyperplanes, product codes, chance.
 
 Legend: N items, B vectors, D width, L levels, H hyperplanes, E width after a rotation.
 """
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sid.errors import UserError
+from sid.errors import require
 from sid.kmeans import faiss_or_error
 
 
@@ -22,7 +22,7 @@ class Hyperplanes:
     """
 
     def __init__(self, vectors_ND: Tensor, codebook_sizes: Sequence[int], seed: int) -> None:
-        self.bits = bits_of(codebook_sizes, "lsh")
+        self.bits = bits_of(codebook_sizes)
         self.mean_D = vectors_ND.mean(0)
         self.index: Any = None
         if sum(self.bits):
@@ -50,13 +50,9 @@ class Product:
     def __init__(self, vectors_ND: Tensor, codebook_sizes: Sequence[int], seed: int, rounds: int = 10) -> None:
         faiss = faiss_or_error()
         num_levels, width = len(codebook_sizes), vectors_ND.shape[1]
-        if len(set(codebook_sizes)) > 1:
-            raise wrong_sizes(codebook_sizes, "opq", "the same size for all codebooks")
-        if num_levels > width:
-            raise wrong_sizes(codebook_sizes, "opq", f"at most {width} of them, as many as a vector has numbers")
-        bits = bits_of(codebook_sizes, "opq")[0]
-        if bits == 0:
-            raise wrong_sizes(codebook_sizes, "opq", "codebooks of at least 2 codes")
+        expected = f"at most {width} of them, as many as a vector has numbers"
+        require(num_levels <= width, "tokenizer.codebook_sizes", list(codebook_sizes), expected)
+        bits = bits_of(codebook_sizes)[0]
         self.mean_D = vectors_ND.mean(0)
         centred_ND = vectors_ND - self.mean_D
         self.rotation_DE = balanced_axes(centred_ND, num_levels)
@@ -109,12 +105,7 @@ class Chance:
         return torch.from_numpy((mixed_BL % self.size_L).astype(np.int64))
 
 
-def bits_of(codebook_sizes: Sequence[int], name: str) -> list[int]:
-    """The sizes' exponents. Raises UserError unless all are powers of two."""
-    if any(size & (size - 1) for size in codebook_sizes):
-        raise wrong_sizes(codebook_sizes, name, "powers of two")
+def bits_of(codebook_sizes: Sequence[int]) -> list[int]:
+    """Exponents of sizes that are powers of two."""
+    assert all(size.bit_count() == 1 for size in codebook_sizes), codebook_sizes
     return [size.bit_length() - 1 for size in codebook_sizes]
-
-
-def wrong_sizes(codebook_sizes: Sequence[int], name: str, expected: str) -> UserError:
-    return UserError(f"tokenizer.codebook_sizes={list(codebook_sizes)}: tokenizer={name} expects {expected}")

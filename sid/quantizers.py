@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from sid.kmeans import nearest, residual_kmeans
+from sid.kmeans import last_distances, nearest, residual_kmeans
 
 
 def straight_through(vectors_BD: Tensor, sum_BD: Tensor) -> Tensor:
@@ -131,10 +131,7 @@ class ResidualQuantizer(nn.Module):
 
     def last_distances(self, vectors_BD: Tensor, codes_BL: Tensor) -> Tensor:
         """(B, K) squared distances of the last level's codes to what the codes before leave over."""
-        *before, last = self.codebooks
-        for level, codebook in enumerate(before):
-            vectors_BD = vectors_BD - codebook[codes_BL[:, level]]
-        return torch.cdist(vectors_BD, last).square()
+        return last_distances(vectors_BD, codes_BL, list(self.codebooks))
 
     def _put(self, level: int, codes_M: Tensor, vectors_MD: Tensor) -> None:
         """Sets codes of a level, and lets their averages start anew from there."""
@@ -155,7 +152,7 @@ class ResidualQuantizer(nn.Module):
             count_K = torch.bincount(codes_N, minlength=len(codebook))
             dead = (count_K == 0).nonzero().squeeze(1)
             if len(dead):
-                weight_N = count_K[codes_N].double().cpu()
+                weight_N = count_K[codes_N].cpu().double()
                 donors = torch.multinomial(weight_N, min(len(dead), len(weight_N)), generator=generator)
                 self._put(level, dead[: len(donors)], residual_ND[donors.to(residual_ND.device)])
                 moved += len(donors)
@@ -177,7 +174,7 @@ def usage(codes_NL: Tensor, codebook_sizes: tuple[int, ...]) -> Usage:
     """Usage and perplexity of every level of a code table (N, L)."""
     shares, perplexities = [], []
     for level, size in enumerate(codebook_sizes):
-        p_K = torch.bincount(codes_NL[:, level], minlength=size).double() / len(codes_NL)
+        p_K = torch.bincount(codes_NL[:, level], minlength=size).cpu().double() / len(codes_NL)
         shares.append((p_K > 0).double().mean())
         perplexities.append(torch.special.entr(p_K).sum().exp())
     return Usage(torch.stack(shares), torch.stack(perplexities))

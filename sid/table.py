@@ -38,14 +38,14 @@ class SIDTable:
                 f"codes have shape {tuple(self.codes_NL.shape)}, but there are {len(self.codebook_sizes)} codebook "
                 f"sizes: {list(self.codebook_sizes)}; expected (items, {len(self.codebook_sizes)})"
             )
-        sizes_L = torch.tensor(self.codebook_sizes)
-        wrong = ((self.codes_NL < 0) | (self.codes_NL >= sizes_L)).nonzero()
-        if len(wrong):
-            item, level = wrong[0].tolist()
-            raise UserError(
-                f"item {item} has code {self.codes_NL[item, level]} at level {level}, "
-                f"whose codebook holds 0..{self.codebook_sizes[level] - 1}"
-            )
+        for level, size in enumerate(self.codebook_sizes):
+            code_N = self.codes_NL[:, level]
+            wrong_N = (code_N < 0) | (code_N >= size)
+            if wrong_N.any():
+                item = int(wrong_N.nonzero()[0])
+                raise UserError(
+                    f"item {item} has code {code_N[item]} at level {level}, whose codebook holds 0..{size - 1}"
+                )
         shared = self.num_items - int(groups(self.codes_NL).max()) - 1
         if shared:
             raise UserError(f"{shared} items share the codes of another item; append a digit with SIDTable.resolve")
@@ -57,7 +57,8 @@ class SIDTable:
         The level is always there, so that L does not depend on chance; its size is the largest group.
         """
         digit_N = collision_digit(codes_NL)
-        return cls(torch.cat([codes_NL, digit_N[:, None]], dim=1), (*codebook_sizes, int(digit_N.max()) + 1), catalog)
+        codes_NL = torch.cat([codes_NL, digit_N[:, None]], dim=1)  # frees the codes of a caller that keeps none
+        return cls(codes_NL, (*codebook_sizes, int(digit_N.max()) + 1), catalog)
 
     @property
     def num_items(self) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sid.collisions import reassign
 from sid.errors import UserError
+from sid.kmeans import require_enough
 
 CHUNK = 65_536
 """Vectors that are assigned at once."""
@@ -43,14 +44,9 @@ class Context:
     """(N, C) float32: which items the same users chose, from the events of the training part alone."""
 
 
-def require_vectors(vectors_ND: Tensor, codebook_sizes: list[int]) -> None:
-    """Raises UserError for vectors that no codebook of these sizes can be fitted to."""
-    largest = max(codebook_sizes)
-    if len(vectors_ND) < largest:
-        raise UserError(
-            f"a codebook of {largest} codes needs as many items, there are {len(vectors_ND)}; "
-            "lower tokenizer.codebook_sizes"
-        )
+def require_vectors(vectors_ND: Tensor, codebook_sizes: list[int], sampled: bool = False) -> None:
+    """Raises UserError for vectors that no codebook of these sizes can be fitted to; `sampled`: they are a sample."""
+    require_enough(len(vectors_ND), max(codebook_sizes), sampled)
     bad_N = ~vectors_ND.isfinite().all(dim=1)
     if bad_N.any():
         raise UserError(
@@ -65,11 +61,14 @@ def require_vectors(vectors_ND: Tensor, codebook_sizes: list[int]) -> None:
 
 def assign(tokenizer: Tokenizer, vectors_ND: np.ndarray) -> Tensor:
     """(N, L) int64 codes of a table of vectors, which may be a mapped file, a chunk at a time."""
-    parts = []
+    codes_NL = torch.empty(len(vectors_ND), 0, dtype=torch.int64)
     for start in range(0, len(vectors_ND), CHUNK):
         chunk_BD = np.array(vectors_ND[start : start + CHUNK], dtype=np.float32)
-        parts.append(tokenizer.codes(torch.from_numpy(chunk_BD)))
-    return torch.cat(parts)
+        codes_BL = tokenizer.codes(torch.from_numpy(chunk_BD))
+        if start == 0:
+            codes_NL = codes_NL.new_empty(len(vectors_ND), codes_BL.shape[1])
+        codes_NL[start : start + CHUNK] = codes_BL
+    return codes_NL
 
 
 def assign_apart(tokenizer: LastLevel, vectors_ND: np.ndarray) -> Tensor:

@@ -4,14 +4,19 @@ import json
 import re
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 
 from experiments.page import count, number, share
 from experiments.sids import main, read
+from experiments.sids_page import environment
+from experiments.sids_tables import Diagnosed, known
 from experiments.tokenize import category_levels
+from sid.table import SIDTable
 from tests.experiments.test_report import Page
 
 SMALL = [
@@ -173,6 +178,32 @@ def test_tables_of_one_kind_are_told_apart_by_what_was_changed() -> None:
     (ours, _), (theirs, config) = read(["causal_tiny", "tokenizer=lsh", "against=tokenizer.seed=7"])
     assert (ours, theirs) == ("lsh 3×16", "lsh 3×16, tokenizer.seed=7")
     assert config.tokenizer.seed == 7
+    (ours, _), (theirs, config) = read(["causal_tiny", "tokenizer.seed=2", "output_dir=x", "against=causal_tiny"])
+    assert (ours, theirs) == ("rqvae 3×16, tokenizer.seed=2", "rqvae 3×16")
+    assert (config.tokenizer.seed, config.output_dir) == (1, "x")
+
+
+def fabricated(label: str, catalog: str, raw_files: dict[str, str]) -> tuple[Diagnosed, Any]:
+    """A table with one depth of four categories, and what stands in for its pipeline."""
+    scores = {name: [0.5] for name in ("adjusted", "nmi", "purity", "purity_chance")}
+    table = SIDTable(torch.tensor([[0, 0], [1, 0]]), (2, 1), catalog)
+    stage = SimpleNamespace(name="prepare", hash=catalog)
+    found: Any = {"categories": [{"depth": 1, "labels": 4, **scores}]}
+    stages = {"prepare": stage, "embed": stage, "tokenize": stage}
+    nothing: Any = None
+    return Diagnosed(label, table, found, nothing), SimpleNamespace(raw_files=raw_files, **stages)
+
+
+def test_only_tables_of_one_catalogue_stand_together_however_alike_their_categories() -> None:
+    tables = [fabricated(label, catalog, {})[0] for label, catalog in (("a", "one"), ("b", "two"), ("c", "one"))]
+    together, alone = known(tables)
+    assert [row[2] for row in together.rows] == ["a", "c"] and "semantic IDs" not in alone.heads
+    assert together.title.endswith("a") and alone.title.endswith("b")
+
+
+def test_raw_files_of_one_name_and_other_contents_are_both_listed() -> None:
+    pairs = [fabricated("a", "one", {"x.zip": "f00d", "y": "1"}), fabricated("b", "two", {"x.zip": "beef", "y": "1"})]
+    assert environment(pairs, "")["raw_files"] == {"x.zip": "f00d", "y": "1", "x.zip of b": "beef"}
 
 
 @pytest.mark.parametrize(
@@ -189,6 +220,7 @@ def test_tables_of_one_kind_are_told_apart_by_what_was_changed() -> None:
         (["causal_tiny", 'against="tokenizer=lsh'], "No closing quotation"),
         (["causal_tiny", "against=a=1", "against=b=1"], "against= is there twice"),
         (["causal_tiny", "against=seed=2"], "both tables are the same"),
+        (["causal_tiny", "against=causal_tiny"], "both tables are the same"),
     ],
 )
 def test_a_mistake_is_one_line_without_a_traceback(

@@ -19,9 +19,10 @@ from experiments.named import glass_tiny
 from experiments.paired import Scores, history_lengths
 from experiments.studies import GLASS, PLAIN, STUDIES, Study
 from experiments.study import command as single
-from experiments.study import main, plan, read
+from experiments.study import finished, main, plan, read
 from experiments.study_page import sections
 from experiments.study_table import Row, Summary, Table, by_length
+from lightning_modules.configs import RQVAEConfig
 from sid.configs import TreeConfig
 from sid.errors import UserError
 
@@ -69,14 +70,18 @@ class Faked(pipeline.Pipeline):
     """Trains nothing: every target is in the list with a chance that depends on the parts that are switched on. The
     stages, their folders and manifests are real."""
 
-    trained: ClassVar[list[pipeline.Pipeline]] = []
+    trainings: ClassVar[list[pipeline.Pipeline]] = []
     killed_at: ClassVar[int] = 0
     """Ctrl-C comes in this training, counted from 1."""
+    breaks: ClassVar[type | tuple[()]] = ()
+    """With this kind of tokenizer a training runs out of memory."""
 
     def _embed(self, folder: Path) -> dict[str, Any]:
         return {}
 
     def _tokenize(self, folder: Path) -> dict[str, Any]:
+        for other in self.companions:
+            other.run("embed", lambda *figures: None)
         sizes = self.config.tokenizer.codebook_sizes
         if max(sizes) > 256:
             raise UserError(f"too few items for {max(sizes)} codes")
@@ -90,9 +95,11 @@ class Faked(pipeline.Pipeline):
         }
 
     def _train(self, folder: Path) -> dict[str, Any]:
-        if len(self.trained) + 1 == self.killed_at:
+        if len(self.trainings) + 1 == self.killed_at:
             raise KeyboardInterrupt
-        self.trained.append(self)
+        if isinstance(self.config.tokenizer, self.breaks):
+            raise RuntimeError("out of memory\nTried to allocate 2 GiB")
+        self.trainings.append(self)
         width = getattr(self.config.model, "width", 0)
         return {"parameters": 1000 * width, "cpu_seconds": 12.0, "seconds": 20.0, "device": "cpu"}
 
@@ -112,8 +119,9 @@ class Faked(pipeline.Pipeline):
 @pytest.fixture
 def faked(monkeypatch: pytest.MonkeyPatch) -> type[Faked]:
     monkeypatch.setattr(pipeline, "Pipeline", Faked)
-    monkeypatch.setattr(Faked, "trained", [])
+    monkeypatch.setattr(Faked, "trainings", [])
     monkeypatch.setattr(Faked, "killed_at", 0)
+    monkeypatch.setattr(Faked, "breaks", ())
     monkeypatch.setitem(STUDIES, "two", TWO)
     monkeypatch.setenv("COLUMNS", "60")
     return Faked
@@ -171,6 +179,12 @@ def test_a_seed_is_the_tokenizers_too_where_the_study_says_so() -> None:
     assert single(asked, first, 2) == "python -m experiments.run glass_tiny tokenizer.seed=5 seed=2"
 
 
+def test_the_vq_vae_keeps_its_one_codebook() -> None:
+    cells = plan(read(["tokenizers", "seeds=1", "only=VQ-VAE", "tokenizer.codebook_sizes=[64,64]"]), print)
+    sizes = {cell.row: cell.configs[1].tokenizer.codebook_sizes for cell in cells if cell.asked}
+    assert sizes == {"RQ-VAE": [64, 64], "VQ-VAE": [1024]}
+
+
 def test_what_is_only_asked_at_the_test_shares_the_training_and_has_a_folder_of_its_own(tmp_path: Path) -> None:
     plain = override(glass_tiny.config(), [f"output_dir={tmp_path}"])
     told = override(glass_tiny.config(), [f"output_dir={tmp_path}", "evaluation.oracle_first_code=true"])
@@ -187,7 +201,7 @@ def test_a_whole_study_from_command_to_page(
 ) -> None:
     assert main(command(tmp_path, "seeds=1,2")) == 0
     said = capsys.readouterr().out
-    assert len(faked.trained) == 2 * (len(GLASS) - 1), "all rows but the oracle, which has the whole model's weights"
+    assert len(faked.trainings) == 2 * (len(GLASS) - 1), "all rows but the oracle, which has the whole model's weights"
     assert f"[2/{2 * len(GLASS)}] glass_tiny: no tier token, seed 1" in said
     found = glass(tmp_path)
     rows = found["rows"]
@@ -225,10 +239,10 @@ def test_only_the_rows_asked_for_are_run_and_all_that_is_finished_is_shown(
         rows: dict[str, Any] = written(tmp_path, "two")["tiger_tiny"]["rows"]
         return rows
 
-    assert list(shown("seeds=7", "only=shallow")) == ["own", "shallow"] and len(faked.trained) == 2
+    assert list(shown("seeds=7", "only=shallow")) == ["own", "shallow"] and len(faked.trainings) == 2
     said = capsys.readouterr().out
     assert "±: " in said and "Partial: 2 of 4 runs are finished." in said
-    assert list(shown("seeds=7", "only=tree")) == ["own", "tree", "shallow"] and len(faked.trained) == 3
+    assert list(shown("seeds=7", "only=tree")) == ["own", "tree", "shallow"] and len(faked.trainings) == 3
     assert "1 of 2 runs are finished" in capsys.readouterr().out
     rows = shown("seeds=7 8", "only=shallow")
     assert [row["seeds"] for row in rows.values()] == [[7, 8], [7], [7, 8]]
@@ -249,7 +263,7 @@ def test_a_killed_study_leaves_a_table_and_goes_on(
     assert "Partial: 2 of 8 runs are finished." in (tmp_path / "studies/two/study.md").read_text()
     monkeypatch.setattr(faked, "killed_at", 0)
     assert main(arguments) == 0
-    assert len(faked.trained) == 8 and "6 of 8 runs are finished" in capsys.readouterr().out
+    assert len(faked.trainings) == 8 and "6 of 8 runs are finished" in capsys.readouterr().out
     assert written(tmp_path, "two")["tiger_tiny"]["rows"]["tree"]["seeds"] == [1, 2]
 
 
@@ -271,8 +285,8 @@ def test_several_experiments_with_rows_of_their_own_one_of_which_fails(
         assert rows["huge"]["problems"] == {"too few items for 512 codes": [1, 2]}
         assert (rows["huge"]["scores"]["recall@10"], rows["huge"]["changes"]) == ([], {})
         assert rows["tree"]["sids"]["collision_rate"] == 0.5 and rows["own"]["sids"]["usage"] == 0.75
-    seeds = {(run.config.seed, run.config.tokenizer.seed) for run in faked.trained}
-    assert seeds == {(1, 1), (2, 2)} and len({run.tokenize.folder for run in faked.trained}) == 6
+    seeds = {(run.config.seed, run.config.tokenizer.seed) for run in faked.trainings}
+    assert seeds == {(1, 1), (2, 2)} and len({run.tokenize.folder for run in faked.trainings}) == 6
     page = (tmp_path / "studies/two/study.html").read_text()
     for text in (said.out, (tmp_path / "studies/two/study.md").read_text(), page):
         assert "0.0400 / 0.0200" in text and "0.0500 / –, +25.0%" in text
@@ -294,11 +308,63 @@ def test_other_experiments_than_the_studys_own(faked: type[Faked], tmp_path: Pat
 
 
 def test_a_row_that_cannot_be_configured_fails_alone(faked: type[Faked], tmp_path: Path) -> None:
-    arguments = two(tmp_path, "seeds=1", "on=tiger_tiny", "only=tree", "tokenizer.epochs=2")
+    arguments = two(tmp_path, "seeds=1", "on=tiger_tiny", "only=tree", "tokenizer.reassign=true")
     assert main(arguments) == 2
     rows = written(tmp_path, "two")["tiger_tiny"]["rows"]
     assert rows["own"]["seeds"] == [1] and rows["tree"]["seeds"] == []
-    assert next(iter(rows["tree"]["problems"])).startswith("unknown key 'tokenizer.epochs'")
+    assert next(iter(rows["tree"]["problems"])).startswith("tokenizer.reassign=True: expected false")
+
+
+def test_a_row_that_breaks_leaves_the_others_alone_and_shows_where(
+    faked: type[Faked], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faked, "breaks", TreeConfig)
+    assert main(two(tmp_path, "seeds=1", "on=tiger_tiny", "only=tree,shallow")) == 2
+    rows = written(tmp_path, "two")["tiger_tiny"]["rows"]
+    assert {name: row["seeds"] for name, row in rows.items()} == {"own": [1], "tree": [], "shallow": [1]}
+    assert rows["tree"]["problems"] == {"RuntimeError: out of memory": [1]}
+    said = capsys.readouterr()
+    assert "failed: RuntimeError: out of memory\n" in said.out
+    assert "Traceback" in said.err and "Tried to allocate 2 GiB" in said.err
+    assert said.err.endswith("error: tree on tiger_tiny failed, for the reason that stands below the table\n")
+
+
+def test_a_row_goes_without_what_its_kind_of_tokenizer_lacks(
+    faked: type[Faked], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = two(tmp_path, "seeds=1", "on=tiger_tiny", "only=tree", "tokenizer.epochs=2", "tokenizer.sample=50")
+    assert main(arguments) == 0
+    rows = written(tmp_path, "two")["tiger_tiny"]["rows"]
+    assert [row["seeds"] for row in rows.values()] == [[1], [1]]
+    assert [row["left_out"] for row in rows.values()] == [[], ["tokenizer.epochs=2"]]
+    own, tree = (run.config.tokenizer for run in faked.trainings)
+    assert isinstance(own, RQVAEConfig) and isinstance(tree, TreeConfig)
+    assert (own.epochs, own.sample, tree.sample) == (2, 50, 50)
+    assert ["tokenizer.epochs=2" in run.command for run in faked.trainings] == [True, False]
+    note = "tree: without tokenizer.epochs=2, as the kind of tokenizer has no such field."
+    assert note in capsys.readouterr().out.replace("\n", " ")
+    assert note in (tmp_path / "studies/two/study.html").read_text()
+
+
+def test_a_finished_row_of_several_catalogues_is_known_without_their_raw_files(
+    faked: type[Faked], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = two(tmp_path, "seeds=1", "on=causal_tiny", "only=combined")
+    assert main(arguments) == 0 and len(faked.trainings) == 2
+    capsys.readouterr()
+
+    def raw_files(data: SyntheticConfig) -> list[Path]:
+        assert data.num_users == 60, "the companion's would be downloaded"
+        return []
+
+    monkeypatch.setattr(SyntheticConfig, "raw_files", raw_files)
+    assert main(arguments) == 0 and len(faked.trainings) == 2
+    assert "2 of 2 runs are finished" in capsys.readouterr().out
+    assert list(written(tmp_path, "two")["causal_tiny"]["rows"]) == ["own", "combined"]
+    (run,) = (run for run in faked.trainings if run.config.combined_with)
+    (companion,) = run.companions
+    companion.embed.manifest.unlink()
+    assert finished(run.config) is None
 
 
 def test_nothing_to_compare_with_is_a_dash_and_no_drawing(faked: type[Faked], tmp_path: Path, monkeypatch) -> None:
@@ -338,7 +404,7 @@ def test_a_mistake_is_told_before_anything_runs(
     assert main([*arguments, f"output_dir={tmp_path}"] if arguments != ["seeds=1"] else arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error
-    assert not faked.trained and not list(tmp_path.iterdir())
+    assert not faked.trainings and not list(tmp_path.iterdir())
 
 
 def test_help_lists_the_studies(capsys: pytest.CaptureFixture[str]) -> None:

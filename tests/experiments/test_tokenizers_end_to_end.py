@@ -15,7 +15,7 @@ from experiments.config import TOKENIZERS, override, to_yaml
 from experiments.named import tiger_tiny
 from experiments.pipeline import Pipeline
 from experiments.run import run
-from sid.configs import ResidualKMeansConfig
+from sid.configs import SIZES, ResidualKMeansConfig
 from sid.errors import UserError
 from sid.table import SIDTable
 
@@ -74,13 +74,29 @@ def test_only_a_tokenizer_that_reads_events_depends_on_the_split() -> None:
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_a_tokenizer_by_name_keeps_seed_sample_and_sizes_unless_it_has_sizes_of_its_own(name: str) -> None:
-    old = ResidualKMeansConfig([7, 6, 5], sample=90, seed=4, balanced=True)
+    old = ResidualKMeansConfig([8, 4, 16], sample=90, seed=4, balanced=True)
     config = override(replace(tiger_tiny.config(), tokenizer=old), [f"tokenizer={name}"])
     own = {"vqvae": [1024], "opq": [256] * 16}
-    assert config.tokenizer.codebook_sizes == own.get(name, [7, 6, 5])
+    assert config.tokenizer.codebook_sizes == own.get(name, [8, 4, 16])
     assert (config.tokenizer.seed, config.tokenizer.sample) == (4, 90)
     assert (config.tokenizer == old) == (name == "rqkmeans"), "the kind that it is already stays as it is"
     assert yaml.safe_load(to_yaml(config))["tokenizer"]["kind"] == TOKENIZERS[name].__name__
+
+
+@pytest.mark.parametrize("old", ["vqvae", "opq"])
+def test_sizes_that_a_kind_has_of_its_own_do_not_pass_to_another(old: str) -> None:
+    def sizes(*assignments: str) -> list[int]:
+        config = replace(tiger_tiny.config(), tokenizer=TOKENIZERS[old]())
+        return override(config, list(assignments)).tokenizer.codebook_sizes
+
+    assert sizes("tokenizer=rqkmeans") == list(SIZES)
+    assert sizes("tokenizer=rqkmeans", "tokenizer.codebook_sizes=[4,4]") == [4, 4]
+
+
+def test_items_told_apart_stay_so_where_the_next_tokenizer_can() -> None:
+    config = replace(tiger_tiny.config(), tokenizer=ResidualKMeansConfig([8, 8], reassign=True))
+    kept = [name for name in TOKENIZERS if override(config, [f"tokenizer={name}"]).tokenizer.reassign]
+    assert kept == ["rqvae", "vqvae", "letter", "rqkmeans"]
 
 
 def test_keys_of_the_chosen_tokenizer_may_come_in_any_order() -> None:
@@ -97,6 +113,12 @@ def test_keys_of_the_chosen_tokenizer_may_come_in_any_order() -> None:
         (["tokenizer=what"], "tokenizer=what: there is no such tokenizer (there are rqvae, vqvae, "),
         (["combined_with=[causal_tny]"], "there is no experiment 'causal_tny'; did you mean causal_tiny?"),
         (["combined_with=[causal_tiny]", "tokenizer=letter"], "combined_with=['causal_tiny']: expected none: this"),
+        (["combined_with=[causal_tiny,causal_tiny]"], "combined_with=['causal_tiny', 'causal_tiny']: expected every"),
+        (["tokenizer=tree", "tokenizer.reassign=true"], "tokenizer.reassign=True: expected false: of the tokenizers, "),
+        (["tokenizer=tree", "tokenizer.reassign=true"], "rqvae, vqvae, letter, rqkmeans have distances to the codes"),
+        (["embed.whiten=-1"], "embed.whiten=-1: expected at least 0"),
+        (["embed=minilm"], "embed=minilm: it has settings, embed.encoder, embed.path, embed.dim"),
+        (["tokenizer=lsh", "tokenizer.codebook_sizes=[6]"], "tokenizer.codebook_sizes=[6]: expected powers of two"),
     ],
 )
 def test_what_cannot_be_chosen_is_named(assignments: list[str], message: str) -> None:
@@ -128,8 +150,20 @@ def test_vectors_of_two_spaces_are_not_combined(output: Path, vectors: str) -> N
     for encoder, *more in fitted:
         with pytest.raises(UserError, match="every catalogue has a vector space of its own.*choose an encoder"):
             run([*combined, f"embed.encoder={encoder}", *more, f"output_dir={output}"])
-    same = run(["tiger_tiny", *combined[-3:], f"output_dir={output}"])
-    assert same.table.num_items == 200, "a catalogue may meet itself"
+
+
+def test_items_that_meet_themselves_are_not_combined(output: Path) -> None:
+    for others in ("causal_tiny", "tiger_tiny", "glass_tiny,causal_tiny"):
+        with pytest.raises(UserError, match="of tiger_tiny, .*two have the same items and vectors, which would count"):
+            run(
+                [
+                    "tiger_tiny",
+                    "tokenizer=random",
+                    f"combined_with=[{others}]",
+                    "stage=tokenize",
+                    f"output_dir={output}",
+                ]
+            )
 
 
 def test_whitening_gives_other_vectors_and_none_leaves_the_folder_as_it_was(output: Path) -> None:

@@ -1,24 +1,26 @@
 """Options of the RQ-VAE and LETTER, trained. Legend: N items, D width, C collaborative width."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from experiments.config import hashed
 from experiments.tokenize import tokenize, train
-from lightning_modules.configs import LETTERConfig, RQVAEConfig
+from lightning_modules.configs import LETTERConfig, RQVAEConfig, VQVAEConfig
 from lightning_modules.quantizer import QuantizerModule
 from models.rqvae import RQVAE
+from sid import tokenizers
 from sid.collisions import collision_rate, shares_codes
-from sid.configs import TreeConfig
 from sid.errors import UserError
 from sid.quantizers import ResidualQuantizer
-from sid.tokenizers import Context
+from sid.tokenizers import Context, LastLevel, assign
 
 Train = Callable[[Any, int], None]
 GROUPS = 6
@@ -114,6 +116,37 @@ def test_dead_codes_are_moved_only_if_they_shall_be(revive: bool, times: int, mo
     assert len(calls) == times
 
 
+CONTRACT = {"rqvae": RQVAEConfig(**SMALL, epochs=2)} | dict(zip(("ema", "rotation", "letter"), OPTIONS, strict=True))
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_what_every_tokenizer_promises_those_with_a_network_promise_too(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONTRACT[name], codebook_sizes=[6, 1, 4], epochs=2)
+    vectors_ND, _ = planted()
+    model = fitted(config)
+    assert isinstance(model, LastLevel)
+    codes_NL = model.codes(vectors_ND)
+    assert codes_NL.dtype == torch.int64 and codes_NL.shape == (120, 3)
+    assert (codes_NL >= 0).all() and (codes_NL < torch.tensor([6, 1, 4])).all()
+    assert torch.equal(fitted(config).codes(vectors_ND), codes_NL), "the same seed, the same codes"
+    assert torch.equal(model.codes(vectors_ND.repeat(2, 1)), codes_NL.repeat(2, 1)), "duplicates"
+    distance_NK = model.last_distances(vectors_ND, codes_NL)
+    assert torch.equal(distance_NK.argmin(1), codes_NL[:, 2])
+    np.save(tmp_path / "vectors.npy", vectors_ND.numpy())
+    monkeypatch.setattr(tokenizers, "CHUNK", 7)
+    assert torch.equal(assign(model, np.load(tmp_path / "vectors.npy", mmap_mode="r")), codes_NL)
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_first_codes_find_planted_clusters(name: str) -> None:
+    first_N = fitted(replace(CONTRACT[name], codebook_sizes=[12, 4])).codes(planted()[0])[:, 0]
+    cluster_N = torch.arange(120) % GROUPS
+    found = sum(int(cluster_N[first_N == code].bincount().max()) for code in first_N.unique()) / 120
+    assert found > 0.8, (found, "random codes: about a third")
+
+
 def test_letter_gives_items_of_the_same_users_the_same_first_code_more_often() -> None:
     vectors_ND, collaborative_NC = planted()
     known_N = collaborative_NC.any(1)
@@ -146,12 +179,14 @@ def test_reassigned_items_share_fewer_codes_and_the_others_keep_theirs(tmp_path:
     [
         (RQVAEConfig(codebook_ema=1.0), "tokenizer.codebook_ema=1.0: expected at least 0 and below 1"),
         (RQVAEConfig(gradient="gumbel"), "tokenizer.gradient=gumbel: expected straight_through or rotation"),
-        (TreeConfig(reassign=True), "tokenizer.reassign=True: expected false"),
+        (RQVAEConfig(commitment=-0.1), "tokenizer.commitment=-0.1: expected a number of at least 0"),
+        (RQVAEConfig(commitment=float("nan")), "tokenizer.commitment=nan: expected a number of at least 0"),
+        (VQVAEConfig([8, 8]), "tokenizer.codebook_sizes=[8, 8]: expected one size"),
         (LETTERConfig(alpha=-1.0), "tokenizer.alpha=-1.0: expected a number of at least 0"),
         (LETTERConfig(diversity=float("nan")), "tokenizer.diversity=nan: expected a number of at least 0"),
         (LETTERConfig(temperature=0.0), "tokenizer.temperature=0.0: expected a number above 0"),
         (LETTERConfig(groups=0), "tokenizer.groups=0: expected at least 1"),
-        (LETTERConfig(codebook_ema=0.9), "tokenizer.codebook_ema=0.9: expected 0: codebooks learn"),
+        (LETTERConfig(codebook_ema=0.9), "tokenizer.codebook_ema=0.9: expected 0, or tokenizer.diversity=0: codebooks"),
     ],
 )
 def test_a_wrong_option_is_named(config: Any, message: str) -> None:

@@ -102,11 +102,12 @@ def test_prices_of_equal_vectors_and_of_a_single_bin_are_finite() -> None:
 
 
 def slow_tree(tokenizer: Tree, vector_D: Tensor, level: int = 0, node: int = 0) -> list[int]:
-    if level == len(tokenizer.codebook_sizes):
+    if level == len(tokenizer.children):
         return []
-    distances = [float((vector_D - centre_D).square().sum()) for centre_D in tokenizer.children[level][node]]
+    *before, own_KD = tokenizer.children[level][: node + 1]
+    distances = [float((vector_D - centre_D).square().sum()) for centre_D in own_KD]
     code = distances.index(min(distances))
-    return [code, *slow_tree(tokenizer, vector_D, level + 1, node * tokenizer.codebook_sizes[level] + code)]
+    return [code, *slow_tree(tokenizer, vector_D, level + 1, sum(map(len, before)) + code)]
 
 
 def test_codes_of_a_tree_equal_a_recursion() -> None:
@@ -121,7 +122,7 @@ def test_children_of_a_node_are_the_means_of_its_own_items() -> None:
     tokenizer = tree(vectors_ND, [4, 3], seed=1)
     codes_NL = tokenizer.codes(vectors_ND)
     assert len(codes_NL.unique(dim=0)) == 12
-    for first, children_KD in tokenizer.children[1].items():
+    for first, children_KD in enumerate(tokenizer.children[1]):
         here_N = codes_NL[:, 0] == first
         for second, centre_D in enumerate(children_KD):
             mean_D = vectors_ND[here_N & (codes_NL[:, 1] == second)].mean(0)
@@ -145,6 +146,13 @@ def test_a_tree_leads_no_vector_to_a_node_without_children() -> None:
     tokenizer = tree(vectors_ND, [8, 8], seed=1)
     assert len(tokenizer.codes(vectors_ND).unique(dim=0)) == 3
     assert len(tokenizer.codes(2 * gaussian(500, 4, seed=1)).unique(dim=0)) == 3
+
+
+def test_a_tree_may_have_more_paths_than_an_integer_can_number() -> None:
+    vectors_ND = gaussian(60, 4)
+    deep_NL = tree(vectors_ND, [16] * 20, seed=1).codes(vectors_ND)  # 2^80 paths
+    assert torch.equal(deep_NL[:, :4], tree(vectors_ND, [16] * 4, seed=1).codes(vectors_ND))
+    assert len(deep_NL.unique(dim=0)) == 60
 
 
 def test_a_small_node_gives_each_of_its_vectors_a_child() -> None:

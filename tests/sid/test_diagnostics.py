@@ -105,6 +105,13 @@ def test_fewer_items_than_neighbours() -> None:
     ]
 
 
+def test_of_a_single_item_every_figure_is_finite_or_not_measured() -> None:
+    codes_NL, vectors_ND = torch.tensor([[1, 2]]), gaussian(1, 3).numpy()
+    near, kept = neighbourhood(prefixes(codes_NL), vectors_ND), reconstruction(codes_NL, (4, 4), vectors_ND)
+    assert near == ([None, None], [0.0, 0.0])
+    assert all(map(math.isfinite, [*kept.values, *kept.chance, *agreement(*torch.zeros(2, 1, dtype=torch.long))]))
+
+
 @settings(max_examples=30, deadline=None)
 @given(tables, st.integers(0, 100))
 def test_reconstruction_is_that_of_least_squares_on_one_hot_codes(rows: list[tuple[int, ...]], seed: int) -> None:

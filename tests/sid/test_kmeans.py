@@ -51,6 +51,11 @@ def test_kmeans_depends_on_the_seed_alone() -> None:
     assert not torch.equal(kmeans(vectors_ND, 8, seed=1), kmeans(vectors_ND, 8, seed=2))
 
 
+def test_seeds_begin_anew_where_faiss_has_none_left() -> None:
+    vectors_ND = gaussian(60, 3)
+    assert torch.equal(kmeans(vectors_ND, 8, seed=2**31 + 5), kmeans(vectors_ND, 8, seed=5))
+
+
 def test_kmeans_takes_as_many_centres_as_vectors_but_not_more() -> None:
     vectors_ND = gaussian(4, 3)
     centres_KD = kmeans(vectors_ND, 4, seed=0)

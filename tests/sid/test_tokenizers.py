@@ -144,6 +144,19 @@ def test_as_many_codes_as_items_will_do_but_not_more(name: str) -> None:
         fit(name, vectors_ND, [32, 32])
 
 
+def test_a_sample_of_too_few_items_is_named() -> None:
+    message = "a codebook of 32 codes needs as many items, tokenizer.sample=16 draws fewer; raise it or lower"
+    with pytest.raises(UserError, match=message):
+        require_vectors(gaussian(16), [32], sampled=True)
+
+
+@every
+def test_the_largest_seed_will_do(name: str) -> None:
+    config = MAKE[name](UNEVEN[name], 2**31 - 1)
+    config.check()
+    config.fit(gaussian(40), Context(train=unused, collaborative=unused))
+
+
 def test_vectors_that_nothing_can_be_fitted_to_are_refused() -> None:
     vectors_ND = gaussian(9)
     with pytest.raises(UserError, match="all 9 item vectors are equal: .*change embed.fields"):
@@ -154,21 +167,28 @@ def test_vectors_that_nothing_can_be_fitted_to_are_refused() -> None:
         require_vectors(vectors_ND, [4])
 
 
+def test_more_product_codes_than_numbers_of_a_vector_are_refused() -> None:
+    with pytest.raises(UserError, match="expected at most 12 of them, as many as a vector has numbers"):
+        fit("opq", gaussian(20), [8] * 13)
+
+
 @pytest.mark.parametrize(
     ("name", "sizes", "message"),
     [
-        ("lsh", [8, 6], r"tokenizer.codebook_sizes=\[8, 6\]: tokenizer=lsh expects powers of two"),
-        ("opq", [6, 6], r"tokenizer.codebook_sizes=\[6, 6\]: tokenizer=opq expects powers of two"),
-        ("opq", [8, 4], r"tokenizer.codebook_sizes=\[8, 4\]: tokenizer=opq expects the same size for all codebooks"),
-        ("opq", [1, 1], r"tokenizer.codebook_sizes=\[1, 1\]: tokenizer=opq expects codebooks of at least 2 codes"),
-        ("opq", [8] * 13, "expects at most 12 of them, as many as a vector has numbers"),
+        ("lsh", [8, 6], r"tokenizer.codebook_sizes=\[8, 6\]: expected powers of two"),
+        ("opq", [6, 6], r"tokenizer.codebook_sizes=\[6, 6\]: expected one size for all codebooks, a power of two and"),
+        ("opq", [8, 4], r"tokenizer.codebook_sizes=\[8, 4\]: expected one size for all codebooks"),
+        ("opq", [1, 1], r"tokenizer.codebook_sizes=\[1, 1\]: expected .* and at least 2"),
+        ("opq", [], r"tokenizer.codebook_sizes=\[\]: expected one or more sizes"),
         ("tree", [], r"tokenizer.codebook_sizes=\[\]: expected one or more sizes"),
         ("tree", [4, 0], r"tokenizer.codebook_sizes=\[4, 0\]: expected one or more sizes, each at least 1"),
     ],
 )
-def test_sizes_that_a_tokenizer_cannot_have_are_named(name: str, sizes: list[int], message: str) -> None:
+def test_sizes_that_a_tokenizer_cannot_have_are_named_before_there_are_vectors(
+    name: str, sizes: list[int], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
-        fit(name, gaussian(20), sizes)
+        MAKE[name](sizes, 1).check()
 
 
 def test_a_sample_is_drawn_without_repetition_in_order_and_the_same_again() -> None:
