@@ -144,7 +144,7 @@ class CausalConfig(ModelConfig):
     """A decoder-only retriever: see `models.causal`. Chosen on Beauty's validation users (experiments/LOG.md)."""
 
     learns_from: ClassVar[str] = "windows"
-    form: str = "flat"
+    form: str = "item"
     """flat: one stack over all codes; item: a trunk over items and a depth decoder over the codes of the next one."""
     width: int = 192
     num_layers: int = 2

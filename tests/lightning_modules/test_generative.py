@@ -44,7 +44,15 @@ def fifty_examples(module: GenerativeModule) -> SequenceBatch:
 def causal_of(**optimizer: Any) -> GenerativeModule:
     torch.manual_seed(0)
     sizes = CausalConfig(
-        width=32, num_layers=1, depth_layers=1, num_heads=2, head_width=16, ff_width=64, dropout=0.0, num_user_tokens=50
+        width=32,
+        num_layers=1,
+        depth_layers=1,
+        num_heads=2,
+        head_width=16,
+        ff_width=64,
+        dropout=0.0,
+        depth_dropout=0.0,
+        num_user_tokens=50,
     )
     return GenerativeModule(sizes.build(SIZES, 5), OptimizerConfig(**optimizer), seed=0)
 
