@@ -2,7 +2,7 @@
 
     make exp NAME=causal_beauty
 
-Published (TIGER, Table 1): Recall@10 .0648, NDCG@10 .0384. Ours: item form .0591 / .0327 (2 seeds, 22 CPU-minutes of
+Published (TIGER, Table 1): Recall@10 .0648, NDCG@10 .0384. Ours: item form .0593 / .0327 (3 seeds, 22 CPU-minutes of
 training), flat form (model.form=flat) .0554 / .0302 (3 seeds, 19 CPU-minutes).
 """
 
