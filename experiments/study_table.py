@@ -69,7 +69,7 @@ class SIDs:
 
     sizes: list[int]
     largest_group: int
-    """Items of equal codes, at most: the size of the level that tells them apart."""
+    """Items of this catalogue with equal codes, at most."""
     collision_rate: float
     usage: float
     """Share of the codes that have items, a mean over levels."""

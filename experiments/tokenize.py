@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from callbacks.history import History
 from datamodules.catalog import Catalog
 from experiments.trainers import fit, last_checkpoint, resume_from, trainer
-from sid.collisions import collision_rate
+from sid.collisions import collision_rate, groups
 from sid.configs import TokenizerConfig
 from sid.diagnostics import (
     Agreement,
@@ -92,7 +92,7 @@ def figures(table: SIDTable, vectors_ND: np.ndarray, items: pa.Table) -> dict[st
         "perplexity": used.perplexity_L.tolist(),
         "collision_rate": collision_rate(codes_NL),
         "collision_rate_resolved": collision_rate(table.codes_NL),
-        "largest_group": table.codebook_sizes[-1],
+        "largest_group": int(groups(codes_NL).bincount().max()),
         "neighbourhood": near.values,
         "neighbourhood_chance": near.chance,
         "reconstruction": kept.values,

@@ -76,8 +76,8 @@ class HyperplanesConfig(TokenizerConfig):
     def check(self) -> None:
         """Raise UserError for sizes that no hyperplanes have."""
         super().check()
-        even = all(size.bit_count() == 1 for size in self.codebook_sizes)
-        require(even, "tokenizer.codebook_sizes", self.codebook_sizes, "powers of two: a hyperplane gives one bit")
+        powers = all(size.bit_count() == 1 for size in self.codebook_sizes)
+        require(powers, "tokenizer.codebook_sizes", self.codebook_sizes, "powers of two: a hyperplane gives one bit")
 
     def fit(self, vectors_ND: "Tensor", context: "Context") -> "Tokenizer":
         from sid.hashes import Hyperplanes

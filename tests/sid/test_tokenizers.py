@@ -154,7 +154,8 @@ def test_a_sample_of_too_few_items_is_named() -> None:
 def test_the_largest_seed_will_do(name: str) -> None:
     config = MAKE[name](UNEVEN[name], 2**31 - 1)
     config.check()
-    config.fit(gaussian(40), Context(train=unused, collaborative=unused))
+    codes_BL = config.fit(gaussian(40), Context(train=unused, collaborative=unused)).codes(gaussian(40))
+    assert (codes_BL >= 0).all() and (codes_BL < torch.tensor(UNEVEN[name])).all()
 
 
 def test_vectors_that_nothing_can_be_fitted_to_are_refused() -> None:
