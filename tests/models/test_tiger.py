@@ -120,5 +120,5 @@ def test_attention_without_t5s_scaling_and_initialisation_is_torchs_own() -> Non
 
 
 def test_another_model_does_not_export() -> None:
-    with pytest.raises(UserError, match="FlatCausal has no counterpart in Hugging Face"):
+    with pytest.raises(UserError, match="ItemCausal has no counterpart in Hugging Face"):
         to_hugging_face(CausalConfig().build(SIZES, 20))  # type: ignore[arg-type]
