@@ -59,9 +59,10 @@ class History(lightning.Callback):
         row |= {name: float(value) for name, value in logged if value is not self._before.get(name)}
         self.rows.append(row)
         if trainer.is_global_zero:
-            self._write()
+            self.write()
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """The rows so far as a whole file."""
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns)

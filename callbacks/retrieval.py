@@ -1,6 +1,6 @@
 """One beam search a batch at every validation and test step, feeding every metric.
 
-Legend: B users, K beams, L levels, N items.
+Legend: B users, K beams, C items that may be recommended.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,8 @@ class Retrieval(lightning.Callback):
     The module offers `begin(batch)`, which reads the histories once for both searches, and `recommend(batch, tree,
     num_beams, constrained, oracle_first_code, trace, state) -> Recommendations`;
     `constrained` chooses how the tree limits a model (see `sid.decode.beam_search`). `beams` is fed with the trace, and
-    `insight` with what the step returns, `models.inside.Inside`.
+    `insight` with what the step returns, `models.inside.Inside`. For a classic module `tree` is the items (C,) that may
+    be recommended.
 
     Lists under the tree feed `metrics` (and `observers`, during the test); a beam search over `free_tree` feeds
     `free_metrics`: under the trie the invalid-ID rate is zero by construction.
@@ -31,7 +32,7 @@ class Retrieval(lightning.Callback):
 
     def __init__(
         self,
-        tree: PrefixTree,
+        tree: PrefixTree | torch.Tensor,
         num_beams: int,
         metrics: Sequence[Metric],
         free_tree: FreeTree | None = None,

@@ -37,6 +37,10 @@ class WindowBatch(NamedTuple):
     """(B, S) int64 token ids: the user token, then the codes of the items, oldest first; PAD (0) behind."""
     target_BT: Tensor
     """(B, T) bool: whether an item is to be predicted from those before it."""
+    item_BT: Tensor
+    """(B, T) int64 items, oldest first; -1 behind."""
+    user_B: Tensor
+    """(B,) int64 user numbers."""
 
 
 class IndexBatch(NamedTuple):

@@ -90,7 +90,7 @@ class WindowCollate(NamedTuple):
         item_BT = self.log.items(start_B, end_B)
         index_T = torch.arange(item_BT.shape[1], device=item_BT.device)
         target_BT = (index_T >= self.log.put(first_B - start_B)[:, None]) & (item_BT >= 0)
-        return WindowBatch(self.log.sequence(item_BT, user_B), target_BT)
+        return WindowBatch(self.log.sequence(item_BT, user_B), target_BT, item_BT, self.log.put(user_B))
 
 
 def bucketed_batches(

@@ -22,6 +22,7 @@ from datamodules.embed import EmbedConfig
 from datamodules.split import SplitConfig
 from experiments.named import require_named
 from lightning_modules.configs import LETTERConfig, OptimizerConfig, RQVAEConfig, VQVAEConfig
+from models.classic_configs import ClassicConfig
 from models.configs import ModelConfig, TigerConfig
 from sid.configs import (
     SIZES,
@@ -180,6 +181,8 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
     Raises UserError for an assignment without "=", an unknown key (with the nearest one), a value of the wrong type, or
     one that `check` refuses.
     """
+    if isinstance(config.model, ClassicConfig):
+        refuse_unread(config.name, config.model, assignments)
     chosen = [assignment for assignment in assignments if assignment.startswith("tokenizer=")]
     for assignment in chosen:
         config = dataclasses.replace(config, tokenizer=choose_tokenizer(config.tokenizer, assignment))
@@ -206,6 +209,15 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
     result: Any = OmegaConf.to_object(tree)
     check(result)
     return result
+
+
+def refuse_unread(name: str, model: ClassicConfig, assignments: list[str]) -> None:
+    """Raises UserError for an override of a part that a classic model does not have."""
+    unread = ("tokenizer",) if model.reads_vectors else ("tokenizer", "embed")
+    for assignment in assignments:
+        part = re.split("[.=]", assignment, maxsplit=1)[0]
+        if part in unread:
+            raise UserError(f"{assignment}: {name} goes by item numbers and has no {part}")
 
 
 def choose_tokenizer(old: TokenizerConfig, assignment: str) -> TokenizerConfig:
@@ -248,6 +260,13 @@ def check(config: RunConfig) -> None:
     possible = config.tokenizer.has_last_level or not config.tokenizer.reassign
     expected = f"false: of the tokenizers, {', '.join(able)} have distances to the codes of a last level"
     require(possible, "tokenizer.reassign", config.tokenizer.reassign, expected)
+    if isinstance(config.model, ClassicConfig):
+        for key in ("evaluation.constrained", "evaluation.oracle_first_code"):
+            value = getattr(config.evaluation, key.partition(".")[2])
+            require(not value, key, value, f"false: {config.name} has no semantic IDs")
+        require(
+            not config.combined_with, "combined_with", config.combined_with, f"none: {config.name} has no codebooks"
+        )
     for name in config.combined_with:
         require_named(name)
     different = len(set(config.combined_with)) == len(config.combined_with)

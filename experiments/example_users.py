@@ -27,7 +27,7 @@ class Shown(NamedTuple):
     path: str
     raw_id: str
     agrees: str
-    """The start of its semantic ID, as far as it is the target's."""
+    """The start of its semantic ID, as far as it is the target's; "" where there are none."""
     differs: str
     score: float | None = None
     hit: bool = False
@@ -45,7 +45,7 @@ class Example(NamedTuple):
     """Of the target in the file, from 1; 0 where it is not there."""
 
 
-def example_users(path: Path, catalog: Catalog, test: Examples, table: "SIDTable") -> list[Example]:
+def example_users(path: Path, catalog: Catalog, test: Examples, table: "SIDTable | None") -> list[Example]:
     """Up to 20 test users, evenly spaced, half of them with the target in the top 10 where there are so many.
 
     Of several targets of a user the last is shown.
@@ -87,7 +87,7 @@ def choose(hits: np.ndarray, misses: np.ndarray, wanted: int) -> list[int]:
 
 
 def _example(
-    user: int, end: int, event: int, items: np.ndarray, scores: np.ndarray, catalog: Catalog, table: "SIDTable"
+    user: int, end: int, event: int, items: np.ndarray, scores: np.ndarray, catalog: Catalog, table: "SIDTable | None"
 ) -> Example:
     start, target = int(catalog.offsets_U1[user]), int(catalog.item_M[event])
     before = catalog.item_M[max(start, end - HISTORY) : end]
@@ -106,7 +106,7 @@ def _example(
     )
 
 
-def in_words(item: int, target: int, catalog: Catalog, table: "SIDTable") -> Shown:
+def in_words(item: int, target: int, catalog: Catalog, table: "SIDTable | None") -> Shown:
     """An item beside another one. Titles and categories as the shop writes them, HTML entities decoded, cut to a line
     or two.
     """
@@ -115,8 +115,9 @@ def in_words(item: int, target: int, catalog: Catalog, table: "SIDTable") -> Sho
     if len(title) > LONGEST_TITLE:
         title = title[: LONGEST_TITLE - 1].rstrip() + "…"
     path = row["categories"][1:] or row["categories"] or [row["category"]]
-    codes_L = table.codes_NL[item]
-    agreed = int((codes_L == table.codes_NL[target]).long().cumprod(0).sum())
-    words = table.words(codes_L)
-    agrees = table.words(codes_L[:agreed])
+    agrees = words = ""
+    if table is not None:
+        codes_L = table.codes_NL[item]
+        agreed = int((codes_L == table.codes_NL[target]).long().cumprod(0).sum())
+        words, agrees = table.words(codes_L), table.words(codes_L[:agreed])
     return Shown(title, html.unescape(" › ".join(path)), row["item"], agrees, words[len(agrees) :])

@@ -19,12 +19,14 @@ from experiments.config import RunConfig, as_trained, asked_at_test, hashed, to_
 from experiments.named import named
 from experiments.provenance import provenance
 from experiments.stages import VERSIONS, Stage, file_hash, fingerprint, process_rank, raw_hash, write_atomically
-from models.configs import Content
-from sid.errors import UserError
+from models.classic_configs import ClassicConfig
+from models.configs import Content, GenerativeConfig
+from sid.errors import UserError, require
 
 if TYPE_CHECKING:
     from datamodules.sequences import SequenceDataModule
-    from lightning_modules.generative import GenerativeModule
+    from lightning_modules.retriever import RetrieverModule
+    from models.next_item import Known
     from sid.table import SIDTable
 
 STAGES = tuple(VERSIONS)
@@ -45,6 +47,14 @@ class Pipeline:
     @property
     def output(self) -> Path:
         return Path(self.config.output_dir)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Those that this experiment needs, in order: a classic model has no semantic IDs, and seldom vectors."""
+        model = self.config.model
+        if isinstance(model, ClassicConfig):
+            return tuple(name for name in STAGES if name != "tokenize" and (name != "embed" or model.reads_vectors))
+        return STAGES
 
     def _artifact(self, name: str, inputs: dict[str, Any], resumes: bool = False) -> Stage:
         inputs = {"version": VERSIONS[name], **inputs}
@@ -85,7 +95,11 @@ class Pipeline:
         parts = ("seed", "split", "sequences", "model", "optimizer", "train", "evaluation")
         inputs = {part: hashed(getattr(self.config, part)) for part in parts}
         inputs["kind"] = type(self.config.model).__name__
-        inputs |= {"version": VERSIONS["train"], "tokenize": self.tokenize.hash}
+        inputs["version"] = VERSIONS["train"]
+        if isinstance(self.config.model, ClassicConfig):
+            inputs |= {name: getattr(self, name).hash for name in ("prepare", "embed") if name in self.stages}
+        else:
+            inputs["tokenize"] = self.tokenize.hash
         return Stage(
             "train", self.output / "runs" / self.config.name / fingerprint(inputs), inputs, True, collective=True
         )
@@ -101,9 +115,15 @@ class Pipeline:
         return Stage("evaluate", self.train.folder, inputs, True, owns_folder=False, collective=True)
 
     def run(self, last: str, show: Callable[[str, dict[str, Any], Path], None]) -> None:
-        """Runs or reuses every stage up to `last`, and shows what each one reports."""
+        """Runs or reuses every stage up to `last`, and shows what each one reports.
+
+        Raises UserError where this experiment has no such stage.
+        """
+        for asked in filter(None, (last, self.force)):
+            expected = f"one of {', '.join(self.stages)}: {self.config.name} has no other"
+            require(asked in self.stages, "stage", asked, expected)
         forced = False
-        for name in STAGES[: STAGES.index(last) + 1]:
+        for name in self.stages[: self.stages.index(last) + 1]:
             forced = forced or name == self.force
             stage: Stage = getattr(self, name)
             self.figures[name] = stage.run(getattr(self, f"_{name}"), forced, self.say)
@@ -132,31 +152,59 @@ class Pipeline:
         table.require_catalog(self.prepare.hash, self.catalog.num_items)
         return table
 
-    def retriever(self) -> tuple["GenerativeModule", "SequenceDataModule"]:
+    @property
+    def codes(self) -> "SIDTable | None":
+        """None for a classic model."""
+        return self.table if "tokenize" in self.stages else None
+
+    def retriever(self) -> tuple["RetrieverModule", "SequenceDataModule"]:
         """The untrained module of this configuration, and its data."""
         import torch
 
         from datamodules.sequences import SequenceDataModule
+        from lightning_modules.classic import ClassicModule
         from lightning_modules.generative import GenerativeModule
+        from sid.table import SIDTable
+        from sid.tokens import TokenSpace
 
-        config, sizes = self.config, self.table.codebook_sizes
+        config, model = self.config, self.config.model
         torch.manual_seed(config.seed)
-        content = None
-        if config.model.reads_long:
-            content = Content(self.table.codes_NL, np.load(self.embed.folder / "vectors.npy", mmap_mode="r"))
-        model = config.model.build(sizes, config.sequences.max_items, content)
-        module = GenerativeModule(model, config.optimizer, config.seed)
+        module: RetrieverModule
+        if isinstance(model, GenerativeConfig):
+            table, reads_long = self.table, model.reads_long
+            content = Content(table.codes_NL, self._vectors()) if reads_long else None
+            network = model.build(table.codebook_sizes, config.sequences.max_items, content)
+            module = GenerativeModule(network, config.optimizer, config.seed)
+            tokens = module.model.tokens
+        elif isinstance(model, ClassicConfig):
+            table, reads_long = SIDTable.of_numbers(self.catalog.num_items), False
+            module = ClassicModule(model.build(self._known(model)), config.optimizer, config.seed)
+            tokens = TokenSpace(table.codebook_sizes)
         data = SequenceDataModule(
-            config.sequences,
-            self.catalog,
-            self.split,
-            self.table,
-            module.model.tokens,
-            config.seed,
-            config.model.learns_from,
-            config.model.reads_long,
+            config.sequences, self.catalog, self.split, table, tokens, config.seed, model.learns_from, reads_long
         )
         return module, data
+
+    def _vectors(self) -> np.ndarray:
+        return np.load(self.embed.folder / "vectors.npy", mmap_mode="r")
+
+    def _known(self, model: ClassicConfig) -> "Known":
+        """What a classic model is built from."""
+        import torch
+
+        from datamodules.attributes import attributes
+        from experiments.training import learnt_counts
+        from models.next_item import Known
+
+        catalog = self.catalog
+        return Known(
+            catalog.num_items,
+            catalog.num_users,
+            self.config.sequences.max_items,
+            torch.from_numpy(learnt_counts(catalog, self.split)),
+            torch.from_numpy(np.array(self._vectors(), np.float32)) if model.reads_vectors else None,
+            torch.from_numpy(attributes(catalog.items)[0]) if model.reads_attributes else None,
+        )
 
     def _prepare(self, folder: Path) -> dict[str, Any]:
         return {**self.config.data.write(folder), "official": self.config.data.official}
@@ -217,13 +265,15 @@ class Pipeline:
         return figures(table, vectors_ND[own], self.catalog.items)
 
     def _train(self, folder: Path) -> dict[str, Any]:
-        from experiments.training import train
+        from experiments.training import settle, train
 
         module, data = self.retriever()
         config = as_trained(self.config)
         write_atomically(folder / "config.yaml", to_yaml(config))
         self._note_environment(folder / "environment.json")
-        return train(config, module, data, self.table, self.catalog, folder)
+        if isinstance(config.model, ClassicConfig) and not config.model.learns:
+            return settle(config, module, data, self.catalog, folder)
+        return train(config, module, data, self.codes, self.catalog, folder)
 
     def _evaluate(self, folder: Path) -> dict[str, Any]:
         from experiments.report import write_report
@@ -234,16 +284,17 @@ class Pipeline:
         config = replace(self.config, logger="csv") if alone else self.config
         module, data = self.trained()
         start = time.perf_counter()
-        result = evaluate(config, module, data, self.table, self.catalog, self.split, folder)
+        result = evaluate(config, module, data, self.codes, self.catalog, self.split, folder)
         result |= {"seconds": round(time.perf_counter() - start, 1), "published": self.config.published}
         if process_rank():
             return result
         write_atomically(folder / "test.json", json.dumps(result, indent=1) + "\n")
         if not alone:
-            log_report(config, write_report(folder, self.catalog, self.split, self.table, self.tokenize.folder))
+            tokenizer = None if self.codes is None else self.tokenize.folder
+            log_report(config, write_report(folder, self.catalog, self.split, self.codes, tokenizer))
         return result
 
-    def trained(self) -> tuple["GenerativeModule", "SequenceDataModule"]:
+    def trained(self) -> tuple["RetrieverModule", "SequenceDataModule"]:
         """The module with the weights of the best validation, in evaluation mode, and its data."""
         from experiments.training import load_best
 
@@ -252,7 +303,7 @@ class Pipeline:
 
     def _note_environment(self, path: Path) -> None:
         """Commit, versions, machine, seed, hashes of raw files and parents; each resumption is added to the first."""
-        stages = {name: getattr(self, name).hash for name in STAGES}
+        stages = {name: getattr(self, name).hash for name in self.stages}
         noted = {**provenance(self.command), "seed": self.config.seed, "stages": stages, "raw_files": self.raw_files}
         if path.exists():
             first = json.loads(path.read_text())

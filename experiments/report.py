@@ -25,11 +25,12 @@ DIAGNOSTICS = {
 }
 
 
-def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable", tokenizer: Path) -> Path:
+def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable | None", tokenizer: Path | None) -> Path:
     """Write `<run>/report.html`, one page that needs nothing else, and return its path.
 
     Args:
         run: folder with config.yaml, environment.json, metrics.csv, test.json and recommendations.parquet.
+        table: None for a model without semantic IDs, and `tokenizer` with it.
         tokenizer: folder with tokenize.manifest.json and, where the tokenizer was trained, metrics.csv.
 
     Raises:
@@ -38,15 +39,11 @@ def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable", t
     from omegaconf import OmegaConf
 
     from experiments import curves, inside_figures
-    from experiments.sids_tables import Diagnosed, section
 
     config_text = read_text(run / "config.yaml")
     environment, test = read_json(run / "environment.json"), read_json(run / "test.json")
     columns = read_columns(run / "metrics.csv")
-    tokens = read_json(tokenizer / "tokenize.manifest.json").get("figures", {})
-    curve_file = tokenizer / "metrics.csv"
     people = example_users(run / "recommendations.parquet", catalog, split.test, table)
-    learnt = curves.quantizer(read_columns(curve_file)) if curve_file.exists() else []
     name = str(OmegaConf.select(OmegaConf.create(config_text), "name", default=run.name))
     page = {
         "name": name,
@@ -63,13 +60,26 @@ def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable", t
         "level_rows": inside_figures.level_rows(test.get("metrics", {})),
         "inside": inside_figures.inside(test.get("metrics", {})),
         "learning": curves.learning(columns, test.get("popularity", {})),
-        "codes": section([Diagnosed(name, table, tokens, catalog)], learnt),
+        "codes": codes_section(name, table, tokenizer, catalog)
+        if table is not None and tokenizer is not None
+        else None,
         "examples": people,
         "config": config_text,
     }
     path = run / "report.html"
     write_atomically(path, render("report.html.j2", page))
     return path
+
+
+def codes_section(name: str, table: "SIDTable", tokenizer: Path, catalog: Catalog) -> dict[str, Any]:
+    """What `codes.html.j2` shows."""
+    from experiments import curves
+    from experiments.sids_tables import Diagnosed, section
+
+    figures = read_json(tokenizer / "tokenize.manifest.json").get("figures", {})
+    curve_file = tokenizer / "metrics.csv"
+    learnt = curves.quantizer(read_columns(curve_file)) if curve_file.exists() else []
+    return section([Diagnosed(name, table, figures, catalog)], learnt)
 
 
 def verdict(test: Mapping[str, Any]) -> str:

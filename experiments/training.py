@@ -1,4 +1,4 @@
-"""The train and evaluate stages of a generative retriever.
+"""The train and evaluate stages of a retriever.
 
 Legend: B users, U users of the catalogue, N items, X items that may be recommended, M events, K ranks.
 """
@@ -21,8 +21,11 @@ from datamodules.catalog import Catalog
 from datamodules.sequences import SequenceDataModule
 from datamodules.split import Split, known_until
 from experiments.config import EvaluationConfig, RunConfig
+from experiments.page import read_columns
+from experiments.stages import process_rank
 from experiments.trainers import (
     BEST,
+    AtomicCheckpoints,
     WeightAverage,
     best_checkpoint,
     finished_epochs,
@@ -34,12 +37,15 @@ from experiments.trainers import (
     trainer,
     wandb_logger,
 )
-from lightning_modules.generative import GenerativeModule
+from lightning_modules.classic import ClassicModule
+from lightning_modules.retriever import RetrieverModule
+from models.classic_configs import ClassicConfig
 from sid.decode import Recommendations
 from sid.table import SIDTable
 from sid.trie import FreeTree, Trie
 
 MONITOR = "val/ndcg@10"
+PRETRAINING = "pretraining.csv"
 STRETCH_EVENTS = 1 << 23
 
 
@@ -54,9 +60,17 @@ def list_metrics(config: EvaluationConfig, catalog: Catalog) -> list[Metric]:
     ]
 
 
-def retrieval(config: EvaluationConfig, table: SIDTable, catalog: Catalog, model: Any, *observers: Any) -> Retrieval:
-    """The callback that decodes and counts. Codes of items that may not be recommended count as invalid."""
+def retrieval(
+    config: EvaluationConfig, table: SIDTable | None, catalog: Catalog, model: Any, *observers: Any
+) -> Retrieval:
+    """The callback that decodes and counts; a classic model has no table.
+
+    Codes of items that may not be recommended count as invalid.
+    """
     candidates = catalog.candidates
+    if table is None:
+        items_C = torch.arange(catalog.num_items) if candidates is None else torch.from_numpy(candidates)
+        return Retrieval(items_C, config.num_beams, list_metrics(config, catalog), observers=observers)
     trie = table.trie if candidates is None else Trie.from_codes(table.codes_NL, torch.from_numpy(candidates))
     return Retrieval(
         trie,
@@ -86,7 +100,12 @@ def _hardware(config: RunConfig) -> dict[str, Any]:
 
 
 def train(
-    config: RunConfig, module: GenerativeModule, data: SequenceDataModule, table: SIDTable, catalog: Catalog, run: Path
+    config: RunConfig,
+    module: RetrieverModule,
+    data: SequenceDataModule,
+    table: SIDTable | None,
+    catalog: Catalog,
+    run: Path,
 ) -> dict[str, Any]:
     """Fits until val/ndcg@10 stops rising, or goes on from the last checkpoint. Leaves best.ckpt and metrics.csv."""
     checkpoints = run / "checkpoints"
@@ -102,6 +121,7 @@ def train(
     if config.train.ema:
         callbacks.append(WeightAverage(decay=config.train.ema))
     resume = resume_from(checkpoints, "train")
+    before = pretrain(config, module, data, run) if resume is None else read_pretraining(run)
     fitter = trainer(
         callbacks,
         wandb_logger(config, run.name),
@@ -122,15 +142,67 @@ def train(
         "best_epoch": best["epoch"],
         MONITOR: best[MONITOR],
         "parameters": sum(p.numel() for p in module.parameters()),
-        "seconds": history.seconds,
-        "cpu_seconds": history.cpu_seconds,
+        "seconds": history.seconds + before.get("seconds", 0.0),
+        "cpu_seconds": history.cpu_seconds + before.get("cpu_seconds", 0.0),
         "targets_per_cpu_second": samples / fitter.world_size / max(history.cpu_seconds, 1e-9),
         "peak_memory_gib": peak_memory(device),
         "device": device.type,
     }
 
 
-def load_best(module: GenerativeModule, run: Path) -> GenerativeModule:
+def pretrain(config: RunConfig, module: RetrieverModule, data: SequenceDataModule, run: Path) -> dict[str, float]:
+    """What comes before the training, if anything does, or goes on from the last checkpoint. Leaves pretraining.csv."""
+    epochs = config.model.passes_before if isinstance(config.model, ClassicConfig) else 0
+    if not (epochs and isinstance(module, ClassicModule)):
+        return {}
+    checkpoints = run / "checkpoints" / "pretraining"
+    history = History(run / PRETRAINING)
+    fitter = trainer(
+        [history, last_checkpoint(checkpoints)],
+        max_epochs=epochs,
+        limit_val_batches=0,
+        gradient_clip_val=config.train.clip,
+        reload_dataloaders_every_n_epochs=1,
+        **_hardware(config),
+    )
+    module.pretraining = True
+    fit(fitter, module, datamodule=data, ckpt_path=resume_from(checkpoints, "train"))
+    module.pretraining = False
+    return read_pretraining(run)
+
+
+def read_pretraining(run: Path) -> dict[str, float]:
+    """The last epoch of pretraining.csv; nothing where there has been none."""
+    columns = read_columns(run / PRETRAINING) if (run / PRETRAINING).exists() else {}
+    return {name: float(values[-1]) for name, values in columns.items()}
+
+
+def settle(
+    config: RunConfig, module: RetrieverModule, data: SequenceDataModule, catalog: Catalog, run: Path
+) -> dict[str, Any]:
+    """The training of a model that has nothing to learn: one validation. Leaves what `train` does."""
+    start = time.perf_counter()
+    callback = retrieval(config.evaluation, None, catalog, module.model)
+    validator = trainer([callback], wandb_logger(config, run.name), **_hardware(config))
+    (measured,) = validator.validate(module, datamodule=data, verbose=False)
+    seconds = round(time.perf_counter() - start, 1)
+    if process_rank() == 0:
+        AtomicCheckpoints().save_checkpoint({"state_dict": module.state_dict()}, run / "checkpoints" / BEST)
+        history = History(run / "metrics.csv")
+        history.rows = [{"epoch": 0, "step": 0, "seconds": seconds, "cpu_seconds": 0.0, **measured}]
+        history.write()
+    return {
+        "epochs": 0,
+        "best_epoch": 0,
+        MONITOR: measured[MONITOR],
+        "parameters": 0,
+        "seconds": 0.0,
+        "cpu_seconds": 0.0,
+        "device": validator.strategy.root_device.type,
+    }
+
+
+def load_best(module: RetrieverModule, run: Path) -> RetrieverModule:
     """Puts the weights of the run's best validation into the module."""
     weights = torch.load(run / "checkpoints" / BEST, map_location="cpu", weights_only=True)["state_dict"]
     module.load_state_dict(weights)
@@ -139,9 +211,9 @@ def load_best(module: GenerativeModule, run: Path) -> GenerativeModule:
 
 def evaluate(
     config: RunConfig,
-    module: GenerativeModule,
+    module: RetrieverModule,
     data: SequenceDataModule,
-    table: SIDTable,
+    table: SIDTable | None,
     catalog: Catalog,
     split: Split,
     run: Path,

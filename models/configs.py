@@ -28,11 +28,19 @@ class Content(NamedTuple):
 
 @dataclass
 class ModelConfig:
-    """What every generative retriever's config offers."""
+    """What every retriever's config offers: `GenerativeConfig`, or `models.classic_configs.ClassicConfig`."""
 
     learns_from: ClassVar[str] = "prefixes"
     """What a training sample is: prefixes (a history and its next item), or windows (all next items of a user at once;
     the model then offers `window_loss`)."""
+
+    def check(self) -> None:
+        """Raise UserError for a value that no model can be built with."""
+
+
+@dataclass
+class GenerativeConfig(ModelConfig):
+    """What every generative retriever's config offers."""
 
     @property
     def reads_long(self) -> bool:
@@ -44,12 +52,9 @@ class ModelConfig:
         and `next_logp`."""
         raise NotImplementedError
 
-    def check(self) -> None:
-        """Raise UserError for a value that no model can be built with."""
-
 
 @dataclass
-class TigerConfig(ModelConfig):
+class TigerConfig(GenerativeConfig):
     """Sizes of the paper: 4 + 4 layers, width 128, 6 heads of 64, feed-forward 1024, 2,000 user tokens."""
 
     width: int = 128
@@ -61,8 +66,8 @@ class TigerConfig(ModelConfig):
     num_user_tokens: int = 2000
 
     def check(self) -> None:
-        _check_sizes(self, "width", "num_layers", "num_heads", "head_width", "ff_width")
-        _check_shares(self, "dropout")
+        check_sizes(self, "width", "num_layers", "num_heads", "head_width", "ff_width")
+        check_shares(self, "dropout")
         require(self.num_user_tokens >= 0, "model.num_user_tokens", self.num_user_tokens, "at least 0")
 
     @property
@@ -110,7 +115,7 @@ class GlassConfig(TigerConfig):
 
     def check(self) -> None:
         super().check()
-        _check_sizes(self, "num_tiers", "retrieved")
+        check_sizes(self, "num_tiers", "retrieved")
         require(self.num_tiers <= 255, "model.num_tiers", self.num_tiers, "at most 255")
         gates = ("vector", "scalar", "fixed", "sum")
         require(self.gate in gates, "model.gate", self.gate, ", ".join(gates))
@@ -140,7 +145,7 @@ class GlassConfig(TigerConfig):
 
 
 @dataclass
-class CausalConfig(ModelConfig):
+class CausalConfig(GenerativeConfig):
     """A decoder-only retriever: see `models.causal`. Chosen on Beauty's validation users (experiments/LOG.md)."""
 
     learns_from: ClassVar[str] = "windows"
@@ -166,8 +171,8 @@ class CausalConfig(ModelConfig):
 
     def check(self) -> None:
         require(self.form in ("item", "flat"), "model.form", self.form, "item or flat")
-        _check_sizes(self, "width", "num_layers", "depth_layers", "num_heads", "head_width", "ff_width")
-        _check_shares(self, "dropout", "depth_dropout", "item_dropout", "label_smoothing")
+        check_sizes(self, "width", "num_layers", "depth_layers", "num_heads", "head_width", "ff_width")
+        check_shares(self, "dropout", "depth_dropout", "item_dropout", "label_smoothing")
         require(self.num_user_tokens >= 0, "model.num_user_tokens", self.num_user_tokens, "at least 0")
 
     def build(self, codebook_sizes: tuple[int, ...], max_items: int, content: Content | None = None) -> "Causal":
@@ -185,11 +190,13 @@ class CausalConfig(ModelConfig):
         return ItemCausal(shape, depth, *options)
 
 
-def _check_sizes(config: ModelConfig, *names: str) -> None:
+def check_sizes(config: ModelConfig, *names: str) -> None:
+    """Raise UserError where one of these is below 1."""
     for name in names:
         require(getattr(config, name) >= 1, f"model.{name}", getattr(config, name), "at least 1")
 
 
-def _check_shares(config: ModelConfig, *names: str) -> None:
+def check_shares(config: ModelConfig, *names: str) -> None:
+    """Raise UserError where one of these is not in [0, 1)."""
     for name in names:
         require(0 <= getattr(config, name) < 1, f"model.{name}", getattr(config, name), "at least 0 and below 1")

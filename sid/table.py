@@ -60,6 +60,11 @@ class SIDTable:
         codes_NL = torch.cat([codes_NL, digit_N[:, None]], dim=1)  # frees the codes of a caller that keeps none
         return cls(codes_NL, (*codebook_sizes, int(digit_N.max()) + 1), catalog)
 
+    @classmethod
+    def of_numbers(cls, num_items: int) -> "SIDTable":
+        """Every item's number as its only code: what a model without semantic IDs is asked for."""
+        return cls(torch.arange(num_items)[:, None], (num_items,))
+
     @property
     def num_items(self) -> int:
         return len(self.codes_NL)

@@ -1,4 +1,5 @@
-"""One file an experiment: a docstring with command and numbers, and `config()`."""
+"""One file an experiment: a docstring with command and numbers, and `config()`. Those of classic models are all alike
+and come from `_rivals`: a model and a data set, such as sasrec_beauty."""
 
 import ast
 import difflib
@@ -6,6 +7,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.named._rivals import DATASETS, RIVALS, rival
 from sid.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,7 +18,9 @@ def experiments() -> dict[str, str]:
     """Named experiments, and the first line of their docstrings."""
     files = sorted(Path(__file__).parent.glob("[!_]*.py"))
     documented = {file.stem: ast.get_docstring(ast.parse(file.read_text())) or "" for file in files}
-    return {name: text.partition("\n")[0] for name, text in documented.items()}
+    own = {name: text.partition("\n")[0] for name, text in documented.items()}
+    rivals = {f"{model}_{data}": f"{title} on {of}" for model, title in RIVALS.items() for data, of in DATASETS.items()}
+    return own | rivals
 
 
 def listing() -> str:
@@ -37,5 +41,8 @@ def require_named(name: str) -> None:
 def named(name: str) -> "RunConfig":
     """The experiment's configuration. Raises UserError where there is no such experiment."""
     require_named(name)
+    model, _, data = name.rpartition("_")
+    if model in RIVALS:
+        return rival(model, data)
     config: RunConfig = importlib.import_module(f"experiments.named.{name}").config()
     return config

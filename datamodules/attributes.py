@@ -1,0 +1,29 @@
+"""What items have in common by their descriptions: categories of every level and brands, as numbers.
+
+Legend: N items, A attributes of an item.
+"""
+
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+
+
+def attributes(items: pa.Table, least: int = 2) -> tuple[np.ndarray, list[str]]:
+    """(N, A) int64 attributes of every item, -1 behind, and their names by number.
+
+    An attribute is a category of the item's path or its brand that at least `least` items have, but not all of them.
+    """
+    paths, brands = items["categories"].to_pylist(), items["brand"].to_pylist()
+    named = [
+        [*dict.fromkeys(path or []), *([f"brand: {brand}"] if brand else [])]
+        for path, brand in zip(paths, brands, strict=True)
+    ]
+    names, count_V = np.unique(np.array([*chain.from_iterable(named), ""]), return_counts=True)
+    kept = [name for name, count in zip(names, count_V, strict=True) if name and least <= count < len(named)]
+    number = {str(name): place for place, name in enumerate(kept)}
+    numbered = [[number[name] for name in own if name in number] for own in named]
+    value_NA = np.full((len(named), max(1, *map(len, numbered))), -1, np.int64)
+    for item, own in enumerate(numbered):
+        value_NA[item, : len(own)] = own
+    return value_NA, list(number)

@@ -1,0 +1,63 @@
+"""Training of any retriever: optimiser, schedule, seeds, clipping. What a batch costs is the subclass's."""
+
+import math
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from lightning_modules.configs import OptimizerConfig
+from lightning_modules.finite import require_finite
+from lightning_modules.schedules import cosine, inverse_sqrt
+from sid.errors import UserError
+
+
+class RetrieverModule(lightning.LightningModule):
+    """Every epoch draws its dropout from the seed and its own number, so a resumed run equals an unbroken one."""
+
+    def __init__(self, model: nn.Module, optimizer: OptimizerConfig, seed: int) -> None:
+        super().__init__()
+        if optimizer.schedule not in ("inverse_sqrt", "cosine"):
+            raise UserError(f"optimizer.schedule={optimizer.schedule!r}: expected inverse_sqrt or cosine")
+        self.model: Any = model
+        self.optimizer_config, self.seed = optimizer, seed
+        # A NaN makes the mean infinite; by default torchmetrics would leave it out.
+        self.train_loss = MeanMetric(nan_strategy=math.inf)
+
+    def batch_loss(self, batch: Any) -> tuple[Tensor, int | Tensor]:
+        """The mean loss of a batch's targets, and their number."""
+        raise NotImplementedError
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * 4099 + self.global_rank)
+
+    def training_step(self, batch: Any) -> Tensor:
+        loss, targets = self.batch_loss(batch)
+        self.train_loss.update(loss.detach(), weight=targets)
+        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        require_finite(self)
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """By norm. Lightning refuses to clip for fused optimisers under autocast, for the sake of fp16's scaler."""
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    def configure_optimizers(self) -> Any:
+        config = self.optimizer_config
+        matrices = [p for p in self.parameters() if p.ndim >= 2]
+        vectors = [p for p in self.parameters() if p.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+        if config.schedule == "cosine":
+            factor = cosine(config.warmup_steps, int(self.trainer.estimated_stepping_batches))
+        else:
+            factor = inverse_sqrt(config.warmup_steps)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

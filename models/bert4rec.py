@@ -1,0 +1,54 @@
+"""BERT4Rec (Sun et al. 2019, arXiv 1904.06690): a transformer that sees both sides, trained on hidden items.
+
+Legend: B users, T items of a sequence, X hidden items, N items, D width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.attention import Shape
+from models.next_item import INIT_STD, Known, NextItem, padding_mask
+from models.objectives import Objective
+from models.transformer import CausalStack
+
+LAST_ALONE = 0.1
+"""Share of the sequences of which the last item alone is hidden, as when it is asked for."""
+
+
+class BERT4Rec(NextItem):
+    """`hidden` is the share of items that training hides. Every item of a window may be, not only targets."""
+
+    def __init__(self, known: Known, shape: Shape, hidden: float, objective: Objective) -> None:
+        super().__init__(known, shape.width, objective)
+        self.hidden = hidden
+        self.mask = nn.Parameter(torch.empty(shape.width).normal_(std=INIT_STD))
+        self.position = nn.Parameter(torch.empty(known.max_items + 1, shape.width).normal_(std=INIT_STD))
+        self.stack = CausalStack(shape)
+        self.transform, self.norm = nn.Linear(shape.width, shape.width), nn.LayerNorm(shape.width)
+
+    def read(self, item_BT: Tensor, hidden_BT: Tensor) -> Tensor:
+        """(B, T, D) states that see all items but the hidden ones."""
+        embedded_BTD = torch.where(hidden_BT[..., None], self.mask, self.embed(item_BT))
+        bias = padding_mask(item_BT, embedded_BTD.dtype)
+        x_BTD = self.stack(embedded_BTD + self.position[: item_BT.shape[1]], bias)
+        return self.norm(F.gelu(self.transform(x_BTD)))
+
+    def window_loss(self, item_BT: Tensor, user_B: Tensor, target_BT: Tensor) -> Tensor:
+        hidden_BT = self.choose(item_BT)
+        return self.objective(self.read(item_BT, hidden_BT)[hidden_BT], self.items, item_BT[hidden_BT])
+
+    def choose(self, item_BT: Tensor) -> Tensor:
+        """(B, T), which items to hide: a share of each sequence and at least one, or the last alone."""
+        there_BT = item_BT >= 0
+        draw_BT = torch.rand(item_BT.shape, device=item_BT.device).masked_fill(~there_BT, 2.0)
+        hidden_BT = draw_BT <= draw_BT.amin(1, keepdim=True).clamp_min(self.hidden)
+        last_BT = torch.arange(item_BT.shape[1], device=item_BT.device) == there_BT.sum(1, keepdim=True) - 1
+        alone_B1 = torch.rand(len(item_BT), 1, device=item_BT.device) < LAST_ALONE
+        return torch.where(alone_B1, last_BT, hidden_BT & there_BT)
+
+    def scores(self, history_BT: Tensor, user_B: Tensor) -> Tensor:
+        length_B1 = (history_BT >= 0).sum(1, keepdim=True)
+        asked_BT = F.pad(history_BT, (0, 1), value=-1).scatter(1, length_B1, 0)
+        place_BT = torch.arange(asked_BT.shape[1], device=asked_BT.device) == length_B1
+        return (self.read(asked_BT, place_BT)[place_BT] @ self.items.T).float()

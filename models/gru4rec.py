@@ -1,0 +1,24 @@
+"""GRU4Rec (Hidasi et al. 2016, arXiv 1511.06939): a recurrent network over items.
+
+Legend: B users, T items of a sequence, D width.
+"""
+
+from torch import Tensor, nn
+
+from models.attention import dropout
+from models.next_item import Known, NextItem
+from models.objectives import Objective
+
+
+class GRU4Rec(NextItem):
+    def __init__(
+        self, known: Known, width: int, hidden: int, num_layers: int, rate: float, objective: Objective
+    ) -> None:
+        super().__init__(known, width, objective)
+        self.rate = rate
+        self.recurrent = nn.GRU(width, hidden, num_layers, batch_first=True, bias=False)
+        self.out = nn.Linear(hidden, width)
+
+    def states(self, item_BT: Tensor, user_B: Tensor) -> Tensor:
+        states_BTD, _ = self.recurrent(dropout(self.embed(item_BT), self.rate, self.training))
+        return self.out(states_BTD)

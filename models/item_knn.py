@@ -1,0 +1,33 @@
+"""Nearest neighbours of a history by content: no training, but a bar for models that learn from who chose what.
+
+Legend: B users, T items of a history, N items, D width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.next_item import Known
+
+
+class ItemKNN(nn.Module):
+    """Scores are cosines with the history's items, added up; an item that is k items back counts `decay`^k."""
+
+    def __init__(self, known: Known, decay: float) -> None:
+        super().__init__()
+        if known.vectors_ND is None:
+            raise ValueError("ItemKNN needs the content vectors of the items")
+        self.decay = decay
+        self.register_buffer("unit_ND", F.normalize(known.vectors_ND, dim=1), persistent=False)
+        self.unit_ND: Tensor
+
+    def scores(self, history_BT: Tensor, user_B: Tensor) -> Tensor:
+        """(B, N) sums of cosines, without the items of the history itself."""
+        there_BT = history_BT >= 0
+        back_BT = there_BT.sum(1, keepdim=True) - 1 - torch.arange(history_BT.shape[1], device=history_BT.device)
+        weight_BT = (self.decay ** back_BT.clamp_min(0).float()) * there_BT
+        query_BD = torch.einsum("bt,btd->bd", weight_BT, self.unit_ND[history_BT.clamp_min(0)])
+        scores_BN = query_BD @ self.unit_ND.T
+        seen_BT = torch.where(there_BT, history_BT, len(self.unit_ND))
+        padded = F.pad(scores_BN, (0, 1))
+        return padded.scatter(1, seen_BT, -torch.inf)[:, :-1]

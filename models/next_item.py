@@ -1,0 +1,94 @@
+"""What classic retrievers share: a history becomes one state, and items are scored by inner product with it.
+
+Legend: B users or windows, T items of a sequence, X targets, N items, U users, D width, A attributes of an item.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.objectives import Objective
+
+INIT_STD = 0.02
+
+
+class Known(NamedTuple):
+    """What a classic retriever is built from."""
+
+    num_items: int
+    num_users: int
+    max_items: int
+    """The longest history."""
+    counts_N: Tensor
+    """(N,) int64, how often each item is among the events that training may know."""
+    vectors_ND: Tensor | None = None
+    """(N, D) float32 content vectors, for models that read them."""
+    attributes_NA: Tensor | None = None
+    """(N, A) int64 attributes of every item, -1 behind, for models that read them."""
+
+
+class NextItem(nn.Module):
+    """A model with a state behind every item of a sequence, so that one pass serves all targets of a user.
+
+    Args:
+        known: the catalogue.
+        width: of item embeddings.
+        objective: what it is trained on.
+        state_width: of states, where items that are answered have embeddings of their own (and a bias).
+    """
+
+    def __init__(self, known: Known, width: int, objective: Objective, state_width: int | None = None) -> None:
+        super().__init__()
+        self.objective = objective
+        self.items = nn.Parameter(torch.empty(known.num_items, width).normal_(std=INIT_STD))
+        self.separate, self.bias = None, None
+        if state_width is not None:
+            self.separate = nn.Parameter(torch.empty(known.num_items, state_width).normal_(std=INIT_STD))
+            self.bias = nn.Parameter(torch.zeros(known.num_items))
+
+    def embed(self, item_BT: Tensor) -> Tensor:
+        """(B, T, D) embeddings; zero where there is no item (-1)."""
+        return F.embedding(item_BT.clamp_min(0), self.items) * (item_BT >= 0)[..., None]
+
+    def states(self, item_BT: Tensor, user_B: Tensor) -> Tensor:
+        """(B, T, D), what is known of a user after each item (B, T), oldest first; -1 behind."""
+        raise NotImplementedError
+
+    def window_loss(self, item_BT: Tensor, user_B: Tensor, target_BT: Tensor) -> Tensor:
+        """Mean loss of the targets, each predicted from the items before it.
+
+        Args:
+            item_BT: windows, oldest first; -1 behind.
+            target_BT: whether an item is to be predicted; never the first.
+        """
+        states_XD = self.states(item_BT[:, :-1], user_B)[target_BT[:, 1:]]
+        return self.objective(*self._answered(states_XD), item_BT[target_BT])
+
+    def scores(self, history_BT: Tensor, user_B: Tensor) -> Tensor:
+        """(B, N), how well each item follows a history (B, T), oldest first; -1 behind."""
+        if history_BT.shape[1] == 0:
+            history_BT = F.pad(history_BT, (0, 1), value=-1)
+        last_B = (history_BT >= 0).sum(1).clamp_min(1) - 1
+        states_BTD = self.states(history_BT, user_B)
+        states_BD, answers_ND = self._answered(states_BTD[torch.arange(len(last_B), device=last_B.device), last_B])
+        return (states_BD @ answers_ND.T).float()
+
+    def _answered(self, states_XD: Tensor) -> tuple[Tensor, Tensor]:
+        """States and answers (N, D) whose inner products are scores: a bias is one more dimension."""
+        if self.separate is None or self.bias is None:
+            return states_XD, self.items
+        return F.pad(states_XD, (0, 1), value=1.0), torch.cat([self.separate, self.bias[:, None]], dim=1)
+
+
+def recent(x_BTD: Tensor, length: int) -> Tensor:
+    """(B, T, length, D): every item and those before it, oldest first; zero where there are none."""
+    return F.pad(x_BTD, (0, 0, length - 1, 0)).unfold(1, length, 1).transpose(2, 3)
+
+
+def padding_mask(item_BT: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, 1, 1, T): 0 where an item is, -inf where none is; a sequence without any sees its first place."""
+    empty_BT = item_BT < 0
+    empty_BT = empty_BT & (torch.arange(item_BT.shape[1], device=item_BT.device) > 0)
+    return torch.zeros_like(item_BT, dtype=dtype).masked_fill(empty_BT, -torch.inf)[:, None, None]
