@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.config import to_yaml
 from experiments.example_users import Shown, in_words
+from experiments.grid import print_grid
 from experiments.page import render
 from experiments.provenance import provenance
-from experiments.sids_tables import Diagnosed, alike, known, levels, print_grid, section
+from experiments.sids_tables import Diagnosed, alike, known, levels, section
 from experiments.stages import write_atomically
 from sid.errors import UserError
 

@@ -5,16 +5,15 @@ Array names end in their shape: N items, L levels.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from datamodules.catalog import Catalog
 from experiments import figures, sids_figures
 from experiments.figures import Panel
+from experiments.grid import Grid
 from experiments.page import count, number, share
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from sid.table import SIDTable
 
 MOST_CODES = 4
@@ -55,33 +54,6 @@ class Diagnosed:
     def depths(self) -> list[tuple[int, int]]:
         """(depth in the category tree, categories there) of what was measured."""
         return [(depth["depth"], depth["labels"]) for depth in self.figures.get("categories", [])]
-
-
-class Grid(NamedTuple):
-    """A table in words; the first columns are left, the others are right."""
-
-    title: str
-    heads: list[str]
-    rows: list[list[str]]
-    left: int = 1
-    notes: Sequence[str] = ()
-
-
-def print_grid(console: "Console", grid: Grid) -> None:
-    """On the terminal; no figure is cut, however narrow it is."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table(box=box.SIMPLE_HEAD, title=grid.title or None, title_justify="left", padding=(0, 2, 0, 0))
-    for place, head in enumerate(grid.heads):
-        shown.add_column(head, justify="right" if place >= grid.left else "left", no_wrap=True)
-    for words in grid.rows:
-        shown.add_row(*words)
-    console.width = max(console.width, Console(width=1000).measure(shown).maximum)
-    console.print(shown, markup=False)
-    for note in grid.notes:
-        console.print(note, style="dim", highlight=False, markup=False)
 
 
 def levels(tables: Sequence[Diagnosed]) -> Grid:

@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -228,7 +229,7 @@ def run(arguments: Sequence[str]) -> None:
         return summary
 
     try:
-        execute(asked, cells, pipelines, say, save if first else lambda: None)
+        execute(asked.seeds, cells, pipelines, partial(command, asked), say, save if first else lambda: None)
     finally:
         summary = save() if first else None
     if summary is None:
@@ -260,7 +261,7 @@ def finished(config: "RunConfig") -> "Pipeline | None":
     if not (pipeline.output / "runs" / config.name).is_dir() or not all(map(embedded, pipeline.companions)):
         return None
     try:
-        for stage in STAGES:
+        for stage in pipeline.stages:
             figures = getattr(pipeline, stage).figures()
             if figures is None:
                 return None
@@ -292,20 +293,22 @@ def embedded(companion: "Pipeline") -> bool:
 
 
 def execute(
-    asked: Asked,
+    seeds: Sequence[int],
     cells: Sequence["Cell"],
     pipelines: dict[str, "Pipeline"],
+    command_of: Callable[["Cell", int], str],
     say: Say,
     save: Callable[[], object],
 ) -> None:
     """Runs what is asked for and not finished, every row with one seed before the next.
 
-    Saves after each run, but where that would take more than a tenth of the time.
+    Saves after each run, but where that would take more than a tenth of the time. `command_of` says what to type for
+    one run alone.
     """
     from experiments.pipeline import Pipeline
     from experiments.study_table import measured
 
-    wanted = [(cell, seed) for seed in asked.seeds for cell in cells if cell.asked and seed in cell.configs]
+    wanted = [(cell, seed) for seed in seeds for cell in cells if cell.asked and seed in cell.configs]
     runs = [(cell, seed) for cell, seed in wanted if seed not in cell.found]
     say(f"{len(wanted) - len(runs)} of {len(wanted)} runs are finished")
 
@@ -316,7 +319,7 @@ def execute(
     rested = 0.0
     for number, (cell, seed) in enumerate(runs, 1):
         say(f"[{number}/{len(runs)}] {cell.experiment}: {cell.row}, seed {seed}")
-        pipeline = Pipeline(cell.configs[seed], say=news, command=command(asked, cell, seed))
+        pipeline = Pipeline(cell.configs[seed], say=news, command=command_of(cell, seed))
         try:
             pipeline.run(STAGES[-1], lambda *figures: None)
         except UserError as error:

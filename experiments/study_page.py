@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments.figures import COLOURS, FAINT, INK, Panel, draw
+from experiments.grid import Grid, markdown_grid, print_grid
 from experiments.page import count, number, render, share
 from experiments.paired import Interval
-from experiments.sids_tables import Grid, print_grid
 from experiments.stages import write_atomically
 from experiments.study_table import SCORES, Part, Row, SIDs, Summary, Table
 from sid.errors import UserError
@@ -49,20 +49,16 @@ class Section(NamedTuple):
 def sections(summary: Summary) -> list[Section]:
     found = []
     for table in summary.tables:
-        scores = grid(table.experiment, [scores_words(summary.base, table, row) for row in table.rows])
+        scores = Grid.of(table.experiment, [scores_words(summary.base, table, row) for row in table.rows])
         more = []
         if tables_differ(table):
             rows = [{"": row.name, **sids_words(row.sids)} for row in table.rows]
-            more.append(grid(f"Semantic IDs, {table.experiment}", rows))
+            more.append(Grid.of(f"Semantic IDs, {table.experiment}", rows))
         if table.parts:
             title = f"{summary.base} / {summary.by_length}, by length of the history"
-            more.append(grid(title, [part_words(part, place == 0) for place, part in enumerate(table.parts)]))
+            more.append(Grid.of(title, [part_words(part, place == 0) for place, part in enumerate(table.parts)]))
         found.append(Section(scores, notes(summary, table), panels(summary, table), more))
     return found
-
-
-def grid(title: str, rows: Sequence[dict[str, str]]) -> Grid:
-    return Grid(title, list(rows[0]), [list(words.values()) for words in rows])
 
 
 def scores_words(base: str, table: Table, row: Row) -> dict[str, str]:
@@ -221,12 +217,6 @@ def markdown(summary: Summary, found: Sequence[Section]) -> str:
     parts.append(f"Commit {commit[:12]}{' with local changes' if summary.environment.get('dirty') else ''}:")
     parts.append(f"    {summary.environment.get('command', '')}")
     return "\n\n".join(parts) + "\n"
-
-
-def markdown_grid(grid: Grid) -> list[str]:
-    rules = ["---", *["---:"] * (len(grid.heads) - 1)]
-    lines = (f"| {' | '.join(words)} |" for words in (grid.heads, rules, *grid.rows))
-    return [f"## {grid.title}", "\n".join(lines)]
 
 
 def panels(summary: Summary, table: Table) -> list[Panel]:

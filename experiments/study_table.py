@@ -32,11 +32,13 @@ class Measured(NamedTuple):
     lists: Path
     """What it recommends."""
     sids: dict[str, Any]
-    """Figures of the tokenize stage."""
+    """Figures of the tokenize stage; none for a classic model."""
     train: dict[str, Any]
     """Figures of the training."""
     metrics: dict[str, float]
     """Figures of the test."""
+    users_per_second: float
+    """At the test."""
 
 
 @dataclass
@@ -143,8 +145,8 @@ class Summary:
 def measured(pipeline: "Pipeline") -> Measured:
     """What a pipeline has run up to its test."""
     lists = pipeline.evaluate.folder / "recommendations.parquet"
-    figures = pipeline.figures
-    return Measured(pipeline.train.folder, lists, figures["tokenize"], figures["train"], figures["evaluate"]["metrics"])
+    sids, train, test = (pipeline.figures.get(stage, {}) for stage in ("tokenize", "train", "evaluate"))
+    return Measured(pipeline.train.folder, lists, sids, train, test["metrics"], test["users_per_second"])
 
 
 def summarise(
@@ -236,7 +238,7 @@ def table_row(
         folders=[str(run.lists.parent) for run in runs],
         scores={score: [run.metrics[score] for run in runs] for score in SCORES},
         changes=changes,
-        sids=sids([run.sids for run in runs]) if runs else None,
+        sids=sids([run.sids for run in runs]) if runs and runs[0].sids else None,
         parameters=statistics.fmean(run.train["parameters"] for run in runs) if runs else None,
         seconds=statistics.fmean(run.train[clock] for run in runs) if runs else None,
         borrowed=bool(both) and all(cell.found[seed].folder == base[seed].folder for seed in both),

@@ -14,19 +14,23 @@ if TYPE_CHECKING:
     from experiments.config import RunConfig
 
 
-def experiments() -> dict[str, str]:
-    """Named experiments, and the first line of their docstrings."""
+def documented() -> dict[str, str]:
+    """Experiments with a file of their own, and the first line of its docstring."""
     files = sorted(Path(__file__).parent.glob("[!_]*.py"))
-    documented = {file.stem: ast.get_docstring(ast.parse(file.read_text())) or "" for file in files}
-    own = {name: text.partition("\n")[0] for name, text in documented.items()}
-    rivals = {f"{model}_{data}": f"{title} on {of}" for model, title in RIVALS.items() for data, of in DATASETS.items()}
-    return own | rivals
+    texts = {file.stem: ast.get_docstring(ast.parse(file.read_text())) or "" for file in files}
+    return {name: text.partition("\n")[0] for name, text in texts.items()}
+
+
+def experiments() -> list[str]:
+    """All there are."""
+    return [*documented(), *(f"{model}_{data}" for model in RIVALS for data in DATASETS)]
 
 
 def listing() -> str:
-    found = experiments()
+    found = documented() | {f"{model}_<data>": title for model, title in RIVALS.items()}
     width = max(map(len, found))
-    return "experiments:\n" + "\n".join(f"  {name:{width}}  {line}" for name, line in found.items())
+    lines = [f"  {name:{width}}  {line}" for name, line in found.items()]
+    return "\n".join(["experiments:", *lines, f"<data> is {', '.join(DATASETS)}"])
 
 
 def require_named(name: str) -> None:

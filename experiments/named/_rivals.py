@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from models.classic_configs import ClassicConfig
 
 RIVALS = {
-    "popularity": "The most frequent items",
-    "itemknn": "Nearest neighbours by content",
+    "popularity": "Popularity",
+    "itemknn": "Content neighbours",
     "gru4rec": "GRU4Rec",
     "caser": "Caser",
     "hgn": "HGN",
-    "sasrec": "SASRec, softmax over all items",
-    "sasrec_bce": "SASRec, one negative an item as published",
-    "sasrec_sampled": "SASRec, softmax over 256 sampled negatives",
+    "sasrec": "SASRec, softmax",
+    "sasrec_bce": "SASRec, one negative",
+    "sasrec_sampled": "SASRec, 256 negatives",
     "bert4rec": "BERT4Rec",
     "fdsa": "FDSA",
     "s3rec": "S3-Rec",
-    "hstu": "HSTU over items",
+    "hstu": "HSTU",
 }
 DATASETS = {
     "beauty": "Amazon Beauty",
@@ -79,7 +79,7 @@ def rival(name: str, data: str) -> "RunConfig":
     published = {}
     if rows and data in AMAZON:
         recall, ndcg = rows[AMAZON.index(data)]
-        published = {f"{RIVALS[name].partition(',')[0]}, published": {"recall@10": recall, "ndcg@10": ndcg}}
+        published = {f"{RIVALS[name]}, published": {"recall@10": recall, "ndcg@10": ndcg}}
     return replace(
         base,
         name=f"{name}_{data}",

@@ -113,7 +113,8 @@ class Faked(pipeline.Pipeline):
         rows = {"user": test.user_E, "rank": np.full(len(hit_E), 2, np.int32), "target": target_E.astype(np.int32)}
         rows["item"] = np.where(hit_E, target_E, (target_E + 1) % self.catalog.num_items).astype(np.int32)
         pq.write_table(pa.table(rows), folder / "recommendations.parquet")
-        return {"metrics": {"recall@10": float(hit_E.mean()), "ndcg@10": float(hit_E.mean() / np.log2(3))}}
+        metrics = {"recall@10": float(hit_E.mean()), "ndcg@10": float(hit_E.mean() / np.log2(3))}
+        return {"metrics": metrics, "users_per_second": 100.0}
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def windows_of(module: GenerativeModule, first: int) -> WindowBatch:
     tokens = module.model.tokens
     tokens_BS = tokens.encode(CODES_NL[items_BT]).flatten(1)
     tokens_BS = torch.cat([tokens.user(torch.arange(20))[:, None], tokens_BS], dim=1)
-    return WindowBatch(tokens_BS, (torch.arange(6) >= first).expand(20, 6))
+    return WindowBatch(tokens_BS, (torch.arange(6) >= first).expand(20, 6), items_BT, torch.arange(20))
 
 
 def loader(*batches: SequenceBatch | WindowBatch) -> DataLoader[Any]:
@@ -122,7 +122,7 @@ def test_a_training_step_on_windows_gives_the_loss_of_all_their_targets(monkeypa
     monkeypatch.setattr(module, "log", lambda *_, **__: None)  # there is no trainer
     windows = windows_of(module, first=2)
     loss = module.training_step(windows)
-    assert torch.equal(loss, module.model.window_loss(*windows)) and loss.requires_grad
+    assert torch.equal(loss, module.model.window_loss(windows.tokens_BS, windows.target_BT)) and loss.requires_grad
     examples = fifty_examples(module)
     assert torch.equal(module.training_step(examples), module.model.loss(examples.tokens_BS, examples.codes_BL))
 
@@ -133,7 +133,9 @@ def test_the_logged_training_loss_is_the_mean_over_the_targets_of_uneven_windows
     run = trainer(tmp_path, max_epochs=1)
     run.fit(module, loader(few, many))
     with torch.no_grad():
-        loss_of_few, loss_of_many = (module.model.window_loss(*windows).item() for windows in (few, many))
+        loss_of_few, loss_of_many = (
+            module.model.window_loss(windows.tokens_BS, windows.target_BT).item() for windows in (few, many)
+        )
     expected = (loss_of_few * 20 * 1 + loss_of_many * 20 * 5) / (20 * 6)
     assert float(run.callback_metrics["train/loss"]) == pytest.approx(expected, rel=1e-6)
     assert expected != pytest.approx((loss_of_few + loss_of_many) / 2, rel=1e-6)
@@ -146,7 +148,7 @@ def test_it_learns_windows_by_heart(tmp_path: Path) -> None:
     module.eval()
     last_B = TRIE.find(module.model.tokens.decode(windows.tokens_BS[:, -3:]))
     with torch.no_grad():
-        assert module.model.window_loss(*windows) < 0.1
+        assert module.model.window_loss(windows.tokens_BS, windows.target_BT) < 0.1
         users = fifty_examples(module)._replace(tokens_BS=windows.tokens_BS[:, :-3])
         for constrained in (False, True):
             found = module.recommend(users, TRIE, 2, constrained)

@@ -1,0 +1,151 @@
+"""Every retriever of one data set side by side, over seeds:
+
+    python -m experiments.leaderboard DATASET [seeds="1 2 3"] [only="sasrec,tiger"] [key=value ...]
+
+The runs are ordinary ones (see `experiments.run`): finished ones are reused, killed ones go on, and one that fails
+leaves the others alone. After each, the table of all that is finished is written to
+<output_dir>/leaderboards/<dataset>/leaderboard.{json,md,html}; at the end it is printed.
+"""
+
+import difflib
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from experiments.named import documented
+from experiments.named._rivals import DATASETS, RIVALS
+from experiments.run import answer, wait_passively
+from experiments.stages import process_rank
+from experiments.study import SEEDS, Say, execute, look, read_seeds
+from sid.errors import UserError
+
+if TYPE_CHECKING:
+    from experiments.leaderboard_page import Board
+    from experiments.study_table import Cell
+
+USAGE = """usage: make leaderboard DATASET=<dataset> [SEEDS="1 2 3"] [ONLY="<model>,<model>"] [ARGS="key=value ..."]
+       python -m experiments.leaderboard <dataset> [seeds="1 2 3"] [only="<model>,<model>"] [key=value ...]
+
+Runs every retriever of a data set, or those of only=, and ranks them. Finished runs are reused; the table holds all
+that is finished, whatever is asked for now. Any field of the configuration but the seed is a key, and holds for all.
+"""
+GENERATIVE = {"tiger": "TIGER", "causal": "Decoder-only", "glass": "GLASS"}
+
+
+class Asked(NamedTuple):
+    """What a command asks for."""
+
+    data: str
+    seeds: list[int]
+    models: list[str]
+    """To be run."""
+    overrides: list[str]
+
+
+def listing() -> str:
+    return "\n".join(["datasets:", *(f"  {name:8}  {title}" for name, title in DATASETS.items())])
+
+
+def retrievers(data: str) -> dict[str, str]:
+    """Models that have an experiment on this data set, and what to call them."""
+    known = documented()
+    return {model: title for model, title in GENERATIVE.items() if f"{model}_{data}" in known} | RIVALS
+
+
+def read(arguments: Sequence[str]) -> Asked:
+    """Raises UserError."""
+    own: dict[str, str | None] = {"seeds": SEEDS, "only": None}
+    rest = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key in own:
+            own[key] = value
+        else:
+            rest.append(argument)
+    if not rest or "=" in rest[0]:
+        raise UserError("which data set? Write make leaderboard DATASET=<dataset>\n" + listing())
+    data, *overrides = rest
+    if data not in DATASETS:
+        near = difflib.get_close_matches(data, DATASETS, n=1)
+        raise UserError(f"there is no data set {data!r}{f'; did you mean {near[0]}?' if near else ''}\n{listing()}")
+    for override in overrides:
+        if override.partition("=")[0] in ("seed", "stage", "force"):
+            raise UserError(f'{override}: for single runs, with make exp; a leaderboard has seeds="1 2 3"')
+    known = retrievers(data)
+    only = own["only"]
+    models = list(known) if only is None else [model.strip() for model in only.split(",")]
+    if unknown := [model for model in models if model not in known]:
+        raise UserError(f"there is no model {unknown[0]!r} on {data}; expected some of: {', '.join(known)}")
+    return Asked(data, read_seeds(own["seeds"] or ""), models, overrides)
+
+
+def plan(asked: Asked) -> list["Cell"]:
+    """A row for every model; one that cannot be configured so is a problem of its own."""
+    from dataclasses import replace
+
+    from experiments.config import check, override
+    from experiments.named import named
+    from experiments.study_table import Cell
+
+    cells = []
+    for model, title in retrievers(asked.data).items():
+        cell = Cell(f"{model}_{asked.data}", title, asked.overrides, asked=model in asked.models)
+        try:
+            config = override(named(cell.experiment), asked.overrides)
+            cell.configs = {seed: replace(config, seed=seed) for seed in asked.seeds}
+            for seeded in cell.configs.values():
+                check(seeded)
+        except UserError as error:
+            cell.problems[str(error)] = []
+        cells.append(cell)
+    return cells
+
+
+def command(cell: "Cell", seed: int) -> str:
+    """What to type for one run alone."""
+    return shlex.join(["python", "-m", "experiments.run", cell.experiment, *cell.overrides, f"seed={seed}"])
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Runs or reuses everything; the first process writes and shows the table. Raises UserError."""
+    asked = read(arguments)
+    wait_passively()
+    first = process_rank() == 0
+    say: Say = print if first else lambda line: None
+    cells = plan(asked)
+    from experiments.leaderboard_page import rank, show, write
+    from experiments.provenance import provenance
+
+    configs = [config for cell in cells for config in cell.configs.values()]
+    if not configs:
+        raise UserError(next(problem for cell in cells for problem in cell.problems))
+    pipelines = look(cells)
+    environment = provenance(shlex.join(["python", "-m", "experiments.leaderboard", *arguments]))
+    folder = Path(configs[0].output_dir) / "leaderboards" / asked.data
+
+    def save() -> "Board | None":
+        board = rank(DATASETS[asked.data], cells, pipelines, environment)
+        if board is not None:
+            write(board, folder)
+        return board
+
+    try:
+        execute(asked.seeds, cells, pipelines, command, say, save if first else lambda: None)
+    finally:
+        board = save() if first else None
+    if board is not None:
+        show(board)
+        print(f"written: {folder / 'leaderboard.html'}, .md and .json")
+    if failed := [cell.experiment for cell in cells if cell.asked and cell.problems]:
+        problems = "; ".join(problem for cell in cells if cell.asked for problem in cell.problems)
+        raise UserError(f"{', '.join(failed)} failed: {problems}")
+
+
+def main(arguments: list[str]) -> int:
+    return answer(arguments, f"{USAGE}\n{listing()}\n", run)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,175 @@
+"""Classic retrievers and their leaderboard, from the command to the page, on a small catalogue."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from experiments import run
+from experiments.config import override
+from experiments.leaderboard import main, retrievers
+from experiments.named import named
+from experiments.pipeline import Pipeline
+from lightning_modules.retriever import RetrieverModule
+from sid.errors import UserError
+
+SMALL = [
+    "data.num_users=120",
+    "data.num_items=60",
+    "data.num_categories=3",
+    "sequences.batch_size=100",
+    "train.max_epochs=2",
+    "train.validate_every=1",
+]
+RUN = ["popularity", "itemknn", "sasrec", "bert4rec"]
+
+
+def asked(output: Path, *more: str) -> list[str]:
+    return ["tiny", *SMALL, f"output_dir={output}", *more]
+
+
+def read(output: Path) -> dict[str, Any]:
+    board: dict[str, Any] = json.loads((output / "leaderboards/tiny/leaderboard.json").read_text())
+    return board
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("board")
+    assert main(asked(output, f"only={','.join(RUN)}", "seeds=1 2")) == 0
+    return output
+
+
+def test_rows_are_ranked_by_what_their_lists_hold(board: Path) -> None:
+    rows = read(board)["rows"]
+    assert sorted(row["experiment"] for row in rows) == sorted(f"{model}_tiny" for model in RUN)
+    means = [np.mean(row["metrics"]["recall@10"]) for row in rows]
+    assert means == sorted(means, reverse=True)
+    for place, row in enumerate(rows):
+        assert row["seeds"] == [1, 2]
+        assert list(row["over"]) == [below["title"] for below in rows[place + 1 :]]
+        for seed, folder in enumerate(row["folders"]):
+            test = json.loads((Path(folder) / "test.json").read_text())
+            assert test["metrics"]["recall@10"] == row["metrics"]["recall@10"][seed]
+            lists = pq.read_table(Path(folder) / "recommendations.parquet").to_pandas()
+            assert not lists.duplicated(["user", "item"]).any()
+            assert (lists.groupby("user")["score"].diff().dropna() <= 0).all()
+
+
+def test_popularity_is_the_row_that_every_test_has_beside_it(board: Path) -> None:
+    (row,) = (row for row in read(board)["rows"] if row["experiment"] == "popularity_tiny")
+    test = json.loads((Path(row["folders"][0]) / "test.json").read_text())
+    for name, value in test["popularity"].items():
+        assert test["metrics"][name] == pytest.approx(value, abs=0.02), name  # equally frequent items in another order
+    assert row["seconds"] == row["parameters"] == 0
+
+
+def test_the_page_says_it_all_by_itself(board: Path) -> None:
+    folder = board / "leaderboards/tiny"
+    page = (folder / "leaderboard.html").read_text()
+    for text in (page, (folder / "leaderboard.md").read_text()):
+        for row in read(board)["rows"]:
+            assert row["title"] in text
+            assert f"{np.mean(row['metrics']['recall@10']):.4f} ± " in text
+        assert "Partial" in text
+    assert page.count("<svg") == 2
+    assert not re.search(r"<(script|link|img|iframe)|https?://|@import|url\((?!#)", page)
+
+
+def test_a_report_without_semantic_ids(board: Path) -> None:
+    (row,) = (row for row in read(board)["rows"] if row["experiment"] == "sasrec_tiny")
+    folder = Path(row["folders"][0])
+    page = (folder / "report.html").read_text()
+    assert "Semantic IDs" not in page and "Green codes" not in page and "test users</h2>" in page
+    assert not (board / "artifacts" / "tokenize").exists()
+    environment = json.loads((folder / "environment.json").read_text())
+    assert list(environment["stages"]) == ["prepare", "train", "evaluate"]
+
+
+def test_finished_runs_are_reused_and_others_join(board: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(asked(board, "only=gru4rec,sasrec", "seeds=1")) == 0
+    assert "1 of 2 runs are finished" in capsys.readouterr().out
+    assert {row["experiment"] for row in read(board)["rows"]} >= {"gru4rec_tiny", "sasrec_tiny", "popularity_tiny"}
+
+
+def test_a_model_that_cannot_be_so_fails_alone(board: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(asked(board, "only=popularity,sasrec", "seeds=1", "model.dropout=0.1")) == 2
+    said = capsys.readouterr()
+    assert "popularity_tiny failed: unknown key 'model.dropout'" in said.err
+    assert {row["experiment"] for row in read(board)["rows"]} == {"sasrec_tiny"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "datasets:"),
+        (["seeds=1"], "which data set?"),
+        (["beuaty"], "did you mean beauty?"),
+        (["tiny", "only=sasrek"], "there is no model 'sasrek' on tiny"),
+        (["tiny", "seed=2"], "a leaderboard has seeds="),
+        (["tiny", "seeds=1 1"], "expected different whole numbers"),
+    ],
+)
+def test_mistakes_are_told(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(arguments)
+    said = capsys.readouterr()
+    assert message in said.out + said.err
+
+
+def test_a_data_set_has_the_generative_models_that_there_is_an_experiment_of() -> None:
+    assert {"tiger", "causal", "sasrec"} <= set(retrievers("beauty"))
+    assert "glass" not in retrievers("beauty") and "glass" in retrievers("kuairec")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("tokenizer=lsh", "sasrec_tiny goes by item numbers and has no tokenizer"),
+        ("embed.dim=8", "has no embed"),
+        ("evaluation.constrained=true", "sasrec_tiny has no semantic IDs"),
+        ("evaluation.oracle_first_code=true", "sasrec_tiny has no semantic IDs"),
+        ("combined_with=[tiger_tiny]", "sasrec_tiny has no codebooks"),
+        ("model.num_heads=5", "a divisor of model.width=64"),
+        ("model.loss=sofmax", "softmax or sampled_softmax or binary or bpr"),
+    ],
+)
+def test_what_a_classic_model_does_not_have(assignment: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        override(named("sasrec_tiny"), [assignment])
+
+
+def test_stages_that_there_are_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["sasrec_tiny", "stage=tokenize", f"output_dir={tmp_path}"]) == 2
+    assert "expected one of prepare, train, evaluate" in capsys.readouterr().err
+    assert Pipeline(named("itemknn_tiny")).stages == ("prepare", "embed", "train", "evaluate")
+
+
+def test_pretraining_that_is_killed_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["s3rec_tiny", *SMALL, "model.pretraining_epochs=3", "stage=train"]
+    assert run.main([*arguments, f"output_dir={tmp_path / 'whole'}"]) == 0
+    begin = RetrieverModule.on_train_epoch_start
+
+    def stop(module: Any) -> None:
+        if module.pretraining and module.current_epoch == 2:
+            raise KeyboardInterrupt
+        begin(module)
+
+    monkeypatch.setattr(RetrieverModule, "on_train_epoch_start", stop)
+    assert run.main([*arguments, f"output_dir={tmp_path / 'killed'}"]) == 130
+    monkeypatch.setattr(RetrieverModule, "on_train_epoch_start", begin)
+    assert run.main([*arguments, f"output_dir={tmp_path / 'killed'}"]) == 0
+    losses = []
+    for output in ("whole", "killed"):
+        (folder,) = (tmp_path / output / "runs" / "s3rec_tiny").glob("[!.]*")
+        for name in ("pretraining.csv", "metrics.csv"):
+            rows = [line.split(",") for line in (folder / name).read_text().splitlines()]
+            place = rows[0].index("train/loss")
+            losses.append([row[place] for row in rows[1:]])
+    assert losses[:2] == losses[2:]
+    assert [len(column) for column in losses] == [3, 2, 3, 2]
