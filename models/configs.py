@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from models.attention import Shape
     from models.causal import Causal
+    from models.p5 import P5
     from models.tiger import Tiger
 
 
@@ -54,8 +55,8 @@ class GenerativeConfig(ModelConfig):
 
 
 @dataclass
-class TigerConfig(GenerativeConfig):
-    """Sizes of the paper: 4 + 4 layers, width 128, 6 heads of 64, feed-forward 1024, 2,000 user tokens."""
+class EncoderDecoderConfig(GenerativeConfig):
+    """Sizes of TIGER's paper: 4 + 4 layers, width 128, 6 heads of 64, feed-forward 1024, 2,000 user tokens."""
 
     width: int = 128
     num_layers: int = 4
@@ -69,6 +70,11 @@ class TigerConfig(GenerativeConfig):
         check_sizes(self, "width", "num_layers", "num_heads", "head_width", "ff_width")
         check_shares(self, "dropout")
         require(self.num_user_tokens >= 0, "model.num_user_tokens", self.num_user_tokens, "at least 0")
+
+
+@dataclass
+class TigerConfig(EncoderDecoderConfig):
+    """See `models.tiger`."""
 
     @property
     def shape(self) -> "Shape":
@@ -188,6 +194,33 @@ class CausalConfig(GenerativeConfig):
             return FlatCausal(shape, *options)
         depth = replace(shape, num_layers=self.depth_layers, dropout=self.depth_dropout)
         return ItemCausal(shape, depth, *options)
+
+
+@dataclass
+class P5Config(EncoderDecoderConfig):
+    """A T5 of Hugging Face; see `models.p5`. P5 itself starts from t5-small."""
+
+    weights: str = ""
+    """Folder or hub name of a T5 of the same sizes whose layers to start from; "": random ones."""
+
+    def build(self, codebook_sizes: tuple[int, ...], max_items: int, content: Content | None = None) -> "P5":
+        """A freshly initialised P5."""
+        from transformers import T5Config
+
+        from models.p5 import P5
+        from sid.tokens import BOS, PAD, TokenSpace
+
+        sizes = T5Config(
+            d_model=self.width,
+            d_kv=self.head_width,
+            d_ff=self.ff_width,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            dropout_rate=self.dropout,
+            pad_token_id=PAD,
+            decoder_start_token_id=BOS,
+        )
+        return P5(sizes, TokenSpace(codebook_sizes, self.num_user_tokens), max_items, self.weights)
 
 
 def check_sizes(config: ModelConfig, *names: str) -> None:

@@ -4,7 +4,7 @@ Sizes are in `models.classic_configs`; what is different from one data set to th
 """
 
 import importlib
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ RIVALS = {
     "fdsa": "FDSA",
     "s3rec": "S3-Rec",
     "hstu": "HSTU",
+    "p5": "P5",
 }
 DATASETS = {
     "beauty": "Amazon Beauty",
@@ -33,6 +34,7 @@ DATASETS = {
     "tiny": "a synthetic catalogue",
 }
 PUBLISHED = {
+    "p5": ((0.0254, 0.0136), (0.0095, 0.0052), (0.0121, 0.0066)),
     "caser": ((0.0347, 0.0176), (0.0194, 0.0097), (0.0270, 0.0141)),
     "hgn": ((0.0512, 0.0266), (0.0313, 0.0159), (0.0497, 0.0277)),
     "gru4rec": ((0.0283, 0.0137), (0.0204, 0.0110), (0.0176, 0.0084)),
@@ -48,8 +50,8 @@ the last two from a later comparison with sampled softmax."""
 AMAZON = ("beauty", "sports", "toys")
 
 
-def model(name: str) -> "ClassicConfig":
-    """The model of a rival."""
+def classic(name: str) -> "ClassicConfig":
+    """The model of a classic rival."""
     from models import classic_configs as sizes
 
     made: dict[str, ClassicConfig] = {
@@ -70,9 +72,15 @@ def model(name: str) -> "ClassicConfig":
 
 
 def rival(name: str, data: str) -> "RunConfig":
-    """The experiment `<name>_<data>`."""
+    """The experiment `<name>_<data>`.
+
+    P5 is the data set's TIGER with another model and item numbers drawn at random, as in TIGER's comparison: numbers in
+    the order of the log tell which items come together.
+    """
     from experiments.config import TrainConfig
     from lightning_modules.configs import OptimizerConfig
+    from models.configs import EncoderDecoderConfig, P5Config
+    from sid.configs import ChanceConfig
 
     base: RunConfig = importlib.import_module(f"experiments.named.tiger_{data}").config()
     rows = PUBLISHED.get(name)
@@ -80,12 +88,20 @@ def rival(name: str, data: str) -> "RunConfig":
     if rows and data in AMAZON:
         recall, ndcg = rows[AMAZON.index(data)]
         published = {f"{RIVALS[name]}, published": {"recall@10": recall, "ndcg@10": ndcg}}
+    base = replace(base, name=f"{name}_{data}", published=published)
+    if name == "p5":
+        sizes = {field.name: getattr(base.model, field.name) for field in fields(EncoderDecoderConfig)}
+        return replace(base, model=P5Config(**sizes), tokenizer=ChanceConfig([100, 100, 100]))
     return replace(
         base,
-        name=f"{name}_{data}",
-        model=model(name),
-        sequences=replace(base.sequences, max_items=50, batch_size=1000, eval_batch_size=256, eval_users=5000),
-        optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=0.1, warmup_steps=100, schedule="cosine"),
-        train=TrainConfig(max_epochs=40, validate_every=4, patience=3),
-        published=published,
+        model=classic(name),
+        sequences=replace(
+            base.sequences,
+            max_items=50,
+            batch_size=200 if data == "tiny" else 1000,
+            eval_batch_size=256,
+            eval_users=5000,
+        ),
+        optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.1, warmup_steps=100, schedule="cosine"),
+        train=TrainConfig(max_epochs=20, validate_every=4, precision="bf16-mixed"),
     )
