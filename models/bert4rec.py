@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Shape
-from models.next_item import INIT_STD, Known, NextItem, padding_mask
+from models.next_item import INIT_STD, Known, NextItem, padding_mask, products
 from models.objectives import Objective
 from models.transformer import CausalStack
 
@@ -51,4 +51,4 @@ class BERT4Rec(NextItem):
         length_B1 = (history_BT >= 0).sum(1, keepdim=True)
         asked_BT = F.pad(history_BT, (0, 1), value=-1).scatter(1, length_B1, 0)
         place_BT = torch.arange(asked_BT.shape[1], device=asked_BT.device) == length_B1
-        return (self.read(asked_BT, place_BT)[place_BT] @ self.items.T).float()
+        return products(self.read(asked_BT, place_BT)[place_BT], self.items)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.next_item import Known
+from models.next_item import Known, products
 
 
 class ItemKNN(nn.Module):
@@ -26,8 +26,7 @@ class ItemKNN(nn.Module):
         there_BT = history_BT >= 0
         back_BT = there_BT.sum(1, keepdim=True) - 1 - torch.arange(history_BT.shape[1], device=history_BT.device)
         weight_BT = (self.decay ** back_BT.clamp_min(0).float()) * there_BT
-        query_BD = torch.einsum("bt,btd->bd", weight_BT, self.unit_ND[history_BT.clamp_min(0)])
-        scores_BN = query_BD @ self.unit_ND.T
+        query_BD = (weight_BT[..., None] * self.unit_ND[history_BT.clamp_min(0)]).sum(1)
+        scores_BN = products(query_BD, self.unit_ND)
         seen_BT = torch.where(there_BT, history_BT, len(self.unit_ND))
-        padded = F.pad(scores_BN, (0, 1))
-        return padded.scatter(1, seen_BT, -torch.inf)[:, :-1]
+        return F.pad(scores_BN, (0, 1)).scatter(1, seen_BT, -torch.inf)[:, :-1]

@@ -73,13 +73,19 @@ class NextItem(nn.Module):
         last_B = (history_BT >= 0).sum(1).clamp_min(1) - 1
         states_BTD = self.states(history_BT, user_B)
         states_BD, answers_ND = self._answered(states_BTD[torch.arange(len(last_B), device=last_B.device), last_B])
-        return (states_BD @ answers_ND.T).float()
+        return products(states_BD, answers_ND)
 
     def _answered(self, states_XD: Tensor) -> tuple[Tensor, Tensor]:
         """States and answers (N, D) whose inner products are scores: a bias is one more dimension."""
         if self.separate is None or self.bias is None:
             return states_XD, self.items
         return F.pad(states_XD, (0, 1), value=1.0), torch.cat([self.separate, self.bias[:, None]], dim=1)
+
+
+def products(states_BD: Tensor, answers_ND: Tensor) -> Tensor:
+    """(B, N) inner products in float32, also under autocast: bfloat16 would make equals of the best items."""
+    with torch.autocast(states_BD.device.type, enabled=False):
+        return states_BD.float() @ answers_ND.float().T
 
 
 def recent(x_BTD: Tensor, length: int) -> Tensor:

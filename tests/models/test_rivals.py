@@ -107,6 +107,16 @@ def test_scores_do_not_depend_on_padding_or_on_other_users(config: ClassicConfig
 
 
 @pytest.mark.parametrize("config", [*LEARNING, ItemKNNConfig(), PopularityConfig()], ids=name_of)
+def test_scores_are_not_rounded_where_states_are(config: ClassicConfig) -> None:
+    item_BT, user_B = histories()
+    with torch.autocast("cpu", torch.bfloat16):
+        scores_BN = built(config).eval().scores(item_BT, user_B)
+    assert scores_BN.dtype == torch.float32
+    some = scores_BN[scores_BN.isfinite() & (scores_BN != 0)]
+    assert isinstance(config, PopularityConfig) or (some != some.bfloat16().float()).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("config", [*LEARNING, ItemKNNConfig(), PopularityConfig()], ids=name_of)
 @pytest.mark.parametrize("width", [0, 2])
 def test_an_empty_history_is_answered_too(config: ClassicConfig, width: int) -> None:
     scores_BN = built(config).eval().scores(torch.full((2, width), -1), torch.arange(2))
