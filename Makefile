@@ -7,7 +7,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup exp sids study leaderboard compare test check smoke bench lock clean
+.PHONY: help setup exp sids study leaderboard sweep compare test check smoke bench lock clean
 
 PYTHON_BIN ?= python3
 PYTHON := .venv/bin/python
@@ -29,7 +29,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 34359738368
 
 help:  ## list the targets
 	@sed -n '2,/^SHELL/s/^# \{0,1\}//p' Makefile
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP)  ## install the environment into .venv; the other targets do it by themselves
 
@@ -57,6 +57,9 @@ study: $(STAMP)  ## rows of changes on some experiments: NAME=tokenizers [SEEDS=
 
 leaderboard: $(STAMP)  ## every retriever of a data set, ranked: DATASET=beauty [SEEDS="1 2 3"] [ONLY="sasrec,tiger"] [ARGS="..."]
 	@$(PYTHON) -m experiments.leaderboard $(DATASET) $(if $(SEEDS),seeds="$(SEEDS)") $(if $(ONLY),only="$(ONLY)") $(ARGS)
+
+sweep: $(STAMP)  ## trials as a file in wandb's format asks: NAME=tiger_beauty SWEEP=codebook [JOBS=2] [ARGS="..."]
+	@$(PYTHON) -m experiments.sweep $(NAME) $(SWEEP) $(if $(JOBS),jobs=$(JOBS)) $(ARGS)
 
 compare: $(STAMP)  ## runs side by side, on the terminal and in compare.html: RUNS="runs/a/<hash> ..." [ARGS="--png FILE"]
 	@$(PYTHON) -m experiments.compare $(RUNS) $(ARGS)

@@ -186,10 +186,10 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
     chosen = [assignment for assignment in assignments if assignment.startswith("tokenizer=")]
     for assignment in chosen:
         config = dataclasses.replace(config, tokenizer=choose_tokenizer(config.tokenizer, assignment))
+    assignments = [assignment for assignment in assignments if assignment not in chosen]
+    assignments = uniform_codebooks(config.tokenizer, assignments)
     tree = OmegaConf.structured(config)
     for assignment in assignments:
-        if assignment in chosen:
-            continue
         key, sign, _ = assignment.partition("=")
         if not sign:
             raise UserError(f"{assignment!r} is not an override; write key=value, for instance seed=2")
@@ -209,6 +209,24 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
     result: Any = OmegaConf.to_object(tree)
     check(result)
     return result
+
+
+def uniform_codebooks(tokenizer: TokenizerConfig, assignments: list[str]) -> list[str]:
+    """`tokenizer.size` and `tokenizer.depth`, two axes of a sweep, as `tokenizer.codebook_sizes`; the one that is not
+    given is the tokenizer's. Raises UserError for one that is no number, or beside the sizes themselves."""
+    axes = {"tokenizer.size": max(tokenizer.codebook_sizes), "tokenizer.depth": len(tokenizer.codebook_sizes)}
+    given = [assignment for assignment in assignments if assignment.partition("=")[0] in axes]
+    if not given:
+        return assignments
+    rest = [assignment for assignment in assignments if assignment not in given]
+    for assignment in given:
+        key, _, value = assignment.partition("=")
+        number = int(value) if value.isascii() and value.isdecimal() else 0
+        require(1 <= number < 2**31, key, value, "a whole number of at least 1")
+        axes[key] = number
+    twice = any(assignment.startswith("tokenizer.codebook_sizes=") for assignment in rest)
+    require(not twice, given[0], "given", "nothing beside tokenizer.codebook_sizes")
+    return [*rest, f"tokenizer.codebook_sizes={[axes['tokenizer.size']] * axes['tokenizer.depth']}"]
 
 
 def refuse_unread(name: str, model: ClassicConfig, assignments: list[str]) -> None:

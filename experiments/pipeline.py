@@ -43,6 +43,8 @@ class Pipeline:
     command: str = ""
     """What to type for this run; "": the command line of this process."""
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    watchers: list[Any] = field(default_factory=list)
+    """Lightning callbacks that look at the training, and change nothing that it leaves."""
 
     @property
     def output(self) -> Path:
@@ -273,7 +275,7 @@ class Pipeline:
         self._note_environment(folder / "environment.json")
         if isinstance(config.model, ClassicConfig) and not config.model.learns:
             return settle(config, module, data, self.catalog, folder)
-        return train(config, module, data, self.codes, self.catalog, folder)
+        return train(config, module, data, self.codes, self.catalog, folder, self.watchers)
 
     def _evaluate(self, folder: Path) -> dict[str, Any]:
         from experiments.report import write_report

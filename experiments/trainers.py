@@ -139,7 +139,8 @@ def trainer(callbacks: list[Callback], logger: Logger | None = None, **options: 
 
 
 def wandb_logger(config: RunConfig, run: str) -> Logger | None:
-    """The extra logger that `logger=wandb` asks for. Its id is the run's hash: a resumed run goes on in its place.
+    """The extra logger that `logger=wandb` asks for. Its id is the run's hash, so that a resumed run goes on in its
+    place; under `wandb agent` it is the one that the agent has chosen.
 
     Raises UserError when wandb is missing or has neither a key nor WANDB_MODE=offline.
     """
@@ -154,7 +155,7 @@ def wandb_logger(config: RunConfig, run: str) -> Logger | None:
     logger = WandbLogger(
         project="sidlight",
         name=f"{config.name}-{run}",
-        id=run,
+        id=None if "WANDB_SWEEP_ID" in os.environ else run,
         resume="allow",
         save_dir=config.output_dir,
         config=OmegaConf.to_container(OmegaConf.structured(config)),

@@ -4,6 +4,7 @@ Legend: B users, U users of the catalogue, N items, X items that may be recommen
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,6 +107,7 @@ def train(
     table: SIDTable | None,
     catalog: Catalog,
     run: Path,
+    watchers: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Fits until val/ndcg@10 stops rising, or goes on from the last checkpoint. Leaves best.ckpt and metrics.csv."""
     checkpoints = run / "checkpoints"
@@ -117,6 +119,7 @@ def train(
         stopper,
         best_checkpoint(checkpoints, MONITOR, config.train.validate_every),
         last_checkpoint(checkpoints, config.train.validate_every),
+        *watchers,
     ]
     if config.train.ema:
         callbacks.append(WeightAverage(decay=config.train.ema))

@@ -1,0 +1,127 @@
+"""Trials of one experiment, as a sweep's file in wandb's format asks for them, without a wandb server:
+
+    python -m experiments.sweep NAME SWEEP [jobs=1] [key=value ...]
+
+A trial is an ordinary training (see `experiments.run`), judged on validation users: the test is not read. Stages that
+trials have in common are built once. Trials are kept in <output_dir>/sweeps/<name>-<sweep>-<hash>/trials.log, so a
+killed sweep goes on, and its killed trials with it; after each trial the table of all is written beside it.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.named import named, require_named
+from experiments.run import answer, wait_passively
+from experiments.stages import fingerprint
+from experiments.sweep_space import FOLDER, Sweep, find_sweep, read_sweep
+from sid.errors import UserError, require
+
+USAGE = """usage: make sweep NAME=<experiment> SWEEP=<sweep> [JOBS=2] [ARGS="key=value ..."]
+       python -m experiments.sweep <experiment> <sweep> [jobs=2] [key=value ...]
+
+Runs the trials of a sweep, a file in wandb's format (experiments/sweeps/, or a path), with Optuna; jobs= so many side
+by side. The same command goes on with a killed sweep. Keys hold for every trial.
+"""
+LOG = "trials.log"
+
+
+class Asked(NamedTuple):
+    """What a command asks for."""
+
+    name: str
+    path: Path
+    sweep: Sweep
+    jobs: int
+    worker: int
+    """0: the command itself; else one of its jobs."""
+    overrides: list[str]
+    folder: Path
+
+
+def read(arguments: Sequence[str]) -> Asked:
+    """Raises UserError."""
+    from experiments.config import override
+
+    own = {"jobs": "1", "worker": "0"}
+    rest = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key in own:
+            own[key] = value
+        else:
+            rest.append(argument)
+    if len(rest) < 2 or any("=" in word for word in rest[:2]):
+        sweeps = ", ".join(path.stem for path in sorted(FOLDER.glob("*.yaml")))
+        raise UserError(
+            f"which experiment and sweep? Write make sweep NAME=<experiment> SWEEP=<sweep> (there is {sweeps})"
+        )
+    name, file, *overrides = rest
+    require_named(name)
+    path = find_sweep(file)
+    sweep = read_sweep(path)
+    for word in overrides:
+        if word.partition("=")[0] in ("stage", "force"):
+            raise UserError(f"{word}: for single runs, with make exp; a sweep trains and validates")
+    for key, value in own.items():
+        require(value.isascii() and value.isdecimal(), key, value, "a whole number")
+    require(int(own["jobs"]) >= 1, "jobs", own["jobs"], "at least 1")
+    config = override(named(name), overrides)
+    told = [word for word in overrides if not word.startswith(("output_dir=", "logger="))]
+    folder = f"{name}-{path.stem}-{fingerprint([path.read_text(), told])}"
+    numbers = (int(own["jobs"]), int(own["worker"]))
+    return Asked(name, path, sweep, *numbers, overrides, Path(config.output_dir) / "sweeps" / folder)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Runs what is missing; shows the table. Raises UserError."""
+    asked = read(arguments)
+    wait_passively()
+    from experiments.sweep_page import show, write
+    from experiments.sweep_trial import open_study, queue, work
+
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    if asked.worker:
+        work(open_study(asked.sweep, asked.folder, asked.worker), asked.sweep, asked.name, asked.overrides)
+        return
+    shutil.copyfile(asked.path, asked.folder / "sweep.yaml")
+    study = open_study(asked.sweep, asked.folder, 0)
+    queue(study, asked.sweep)
+
+    def save() -> None:
+        write(asked.sweep, study, asked.folder, ["python", "-m", "experiments.sweep", *arguments])
+
+    try:
+        if asked.jobs == 1:
+            work(study, asked.sweep, asked.name, asked.overrides, save)
+        else:
+            side_by_side(arguments, asked.jobs)
+    finally:
+        save()
+    show(asked.sweep, study)
+    print(f"written: {asked.folder / 'sweep.html'}, .md and .json")
+
+
+def side_by_side(arguments: Sequence[str], jobs: int) -> None:
+    """Works in so many processes; Ctrl-C reaches all of them. Raises UserError where one has failed."""
+    command = [sys.executable, "-m", "experiments.sweep", *arguments]
+    workers = [subprocess.Popen([*command, f"worker={number}"]) for number in range(1, jobs + 1)]
+    try:
+        codes = [worker.wait() for worker in workers]
+    except BaseException:
+        for worker in workers:
+            worker.terminate()
+        raise
+    if failed := [code for code in codes if code]:
+        raise UserError(f"{len(failed)} of {jobs} jobs ended with exit status {failed[0]}; what they said stands above")
+
+
+def main(arguments: list[str]) -> int:
+    return answer(arguments, USAGE, run)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
