@@ -89,5 +89,5 @@ lock: $(STAMP)  ## renew constraints.txt: the newest versions within pyproject.t
 	  sed -E '/^(nvidia-|cuda-|triton)/d; s/^([^ ]+==[^ +]+)\+[^ ]+/\1/' .venv/lock.txt; } > constraints.txt
 
 clean:  ## remove the environment and caches; data, artifacts and runs stay
-	rm -rf .venv .venv-peers *.egg-info build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-peers .venv-recbole *.egg-info build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
