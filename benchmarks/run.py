@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Work, interleave, machine, ratio, timed, tune_process
-from benchmarks.peers import PYTHON, Cornac
+from benchmarks.peers import CORNAC, Peer, install_cornac
 
 RESULTS = Path(__file__).parent / "results"
 TRAIN_BATCHES, OUR_BATCH, THEIR_BATCH, CHECKED_USERS, CORNAC_USERS, QUALITY_USERS = 4, 64, 16, 64, 16, 1024
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=2.0, help="CPU-minutes of training before R@10 is compared")
     parser.add_argument("--no-cornac", action="store_true", help="leave out the peer with an environment of its own")
     parser.add_argument("--sids", type=Path, help="folder of a finished tokenize stage")
-    parser.add_argument("--peer-python", type=Path, default=PYTHON, help="Python that has cornac; made when absent")
+    parser.add_argument("--peer-python", type=Path, default=CORNAC, help="Python that has cornac; made when absent")
     parser.add_argument("--save", action="store_true", help=f"write the numbers to {RESULTS.name}/<date>-<commit>.json")
     options = parser.parse_args()
     tune_process()
@@ -92,7 +92,10 @@ class Bench:
         self.console.print(self.problem.name, self.problem.table.codebook_sizes, self.report["machine"])
         self.report["checks"] = self.checks()
         self.console.print(self.report["checks"])
-        cornac = None if self.options.no_cornac else Cornac(self.options.peer_python, self.problem)
+        cornac = None
+        if not self.options.no_cornac:
+            cornac = Peer(self.options.peer_python, install_cornac, "peer_cornac.py", self.problem.save)
+            cornac.ask("train", batch_size=256, batches=1)
         if part in ("train", "all"):
             self.compare("training, targets", self.training(cornac))
         if part in ("decode", "all"):
@@ -145,7 +148,7 @@ class Bench:
         gap_DDL = (our_score_DL[:, None] - their_score_DL).abs()
         return bool((gap_DDL[other_DDL] < TIE).any())
 
-    def training(self, cornac: Cornac | None) -> dict[str, Callable[[], Work]]:
+    def training(self, cornac: Peer | None) -> dict[str, Callable[[], Work]]:
         collate = self.problem.data.collate(self.problem.data.split.train)
         rows = self.problem.bucketed(TRAIN_BATCHES)
         our_optimizer, their_optimizer = self.ours.optimizer(self.model), self.ours.optimizer(self.peer)
@@ -177,7 +180,7 @@ class Bench:
     def learn_windows(self, model: Any, optimizer: Any, windows: Any, rows_W: list[Any], bf16: bool) -> int:
         return self.ours.train(model, optimizer, map(windows.train_collate(), rows_W), bf16)
 
-    def decoding(self, beams: int, cornac: Cornac | None) -> dict[str, Callable[[], Work]]:
+    def decoding(self, beams: int, cornac: Peer | None) -> dict[str, Callable[[], Work]]:
         """Ours on batches of like length, as its evaluation makes them; the others on random users, as theirs does, and
         Hugging Face once more on batches of like length ("sorted"): its beams each carry the padding."""
         ours, lent = (
@@ -213,7 +216,7 @@ class Bench:
             contenders["cornac fp32"] = partial(cornac.work, "beam", users=numbers, num_beams=beams)
         return contenders
 
-    def quality(self, cornac: Cornac) -> None:
+    def quality(self, cornac: Peer) -> None:
         """R@10 and held-out likelihood that the same CPU time reaches, each at its own default optimiser."""
         seconds, rows = self.options.minutes * 60, self.problem.users(QUALITY_USERS)
         model = self.build()
