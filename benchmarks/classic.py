@@ -51,7 +51,7 @@ NAMES = {
     },
 }
 """RecBole's names of our sizes. Ours has no dropout of attention weights, so RecBole's is set to 0."""
-TARGETS, USERS, USER_BATCH, OUR_BATCHES, THEIR_BATCHES, TOP = 2048, 1024, 256, 8, 1, 10
+TARGETS, USERS, USER_BATCH, OUR_BATCHES, THEIR_BATCHES, TOP = 2048, 4096, 256, 8, 1, 10
 PEER = "RecBole fp32"
 
 

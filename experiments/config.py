@@ -229,12 +229,16 @@ def uniform_codebooks(tokenizer: TokenizerConfig, assignments: list[str]) -> lis
     return [*rest, f"tokenizer.codebook_sizes={[axes['tokenizer.size']] * axes['tokenizer.depth']}"]
 
 
+def unread(model: ClassicConfig) -> list[str]:
+    """Parts of the configuration that a classic model does not have."""
+    return ["tokenizer"] if model.reads_vectors else ["tokenizer", "embed"]
+
+
 def refuse_unread(name: str, model: ClassicConfig, assignments: list[str]) -> None:
-    """Raises UserError for an override of a part that a classic model does not have."""
-    unread = ("tokenizer",) if model.reads_vectors else ("tokenizer", "embed")
+    """Raises UserError for an override of a part that the model does not have."""
     for assignment in assignments:
         part = re.split("[.=]", assignment, maxsplit=1)[0]
-        if part in unread:
+        if part in unread(model):
             raise UserError(f"{assignment}: {name} goes by item numbers and has no {part}")
 
 
@@ -303,8 +307,11 @@ def _keys(tree: DictConfig, prefix: str = "") -> list[str]:
 
 
 def to_yaml(config: RunConfig) -> str:
-    """The resolved config as YAML; parts that could be of several kinds say which they are."""
+    """The resolved config as YAML, without parts that a classic model does not have; parts that could be of several
+    kinds say which they are."""
     tree: Any = OmegaConf.to_container(OmegaConf.structured(config))
-    for part in ("data", "tokenizer", "model"):
+    for part in [*unread(config.model), "combined_with"] if isinstance(config.model, ClassicConfig) else []:
+        del tree[part]
+    for part in [part for part in ("data", "tokenizer", "model") if part in tree]:
         tree[part] = {"kind": type(getattr(config, part)).__name__, **tree[part]}
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)

@@ -74,7 +74,8 @@ def read_run(folder: Path) -> Run:
         "wall minutes, with validations": wall,
     }
     model = model_name(config, manifest)
-    stages = {name: environment.get("stages", {}).get(name, "unknown") for name in ("prepare", "tokenize")}
+    hashes, absent = environment.get("stages", {}), "none" if "stages" in environment else "unknown"
+    stages = {name: hashes.get(name, absent) for name in ("prepare", "tokenize")}
     options = {key: value for key, value in config.items() if not is_under(key, NO_RESULT)}
     return Run(
         folder,

@@ -99,7 +99,7 @@ def rival(name: str, data: str) -> "RunConfig":
             base.sequences,
             max_items=50,
             batch_size=200 if data == "tiny" else 1000,
-            eval_batch_size=256,
+            eval_batch_size=128,
             eval_users=5000,
         ),
         optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.1, warmup_steps=100, schedule="cosine"),

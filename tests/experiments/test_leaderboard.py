@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from experiments import run
 from experiments.config import override
 from experiments.leaderboard import main, retrievers
 from experiments.named import named
 from experiments.pipeline import Pipeline
+from experiments.results import read_run
 from lightning_modules.retriever import RetrieverModule
 from sid.errors import UserError
 
@@ -86,6 +88,10 @@ def test_a_report_without_semantic_ids(board: Path) -> None:
     page = (folder / "report.html").read_text()
     assert "Semantic IDs" not in page and "Green codes" not in page and "test users</h2>" in page
     assert not (board / "artifacts" / "tokenize").exists()
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert "tokenizer" not in config and "embed" not in config and config["model"]["kind"] == "SASRecConfig"
+    compared = read_run(folder)
+    assert (compared.model, compared.options["tokenize"]) == ("sasrec", "none")
     environment = json.loads((folder / "environment.json").read_text())
     assert list(environment["stages"]) == ["prepare", "train", "evaluate"]
 
