@@ -211,7 +211,7 @@ def test_raw_files_of_one_name_and_other_contents_are_both_listed() -> None:
     [
         (["causal_tny"], "there is no experiment 'causal_tny'; did you mean causal_tiny?"),
         (["against=tokenizer=lsh"], "which experiment?"),
-        (["causal_tiny", "tokenizer.depth=2"], "unknown key 'tokenizer.depth'"),
+        (["causal_tiny", "tokenizer.deepness=2"], "unknown key 'tokenizer.deepness'"),
         (["causal_tiny", "stage=train"], "stage= and force= are for single runs"),
         (["causal_tiny", "against=tokenizer=ls"], "tokenizer=ls: there is no such tokenizer"),
         (["causal_tiny", "against=tiger_tny"], "there is no experiment 'tiger_tny'"),
