@@ -3,6 +3,7 @@
 Legend: N items, A attributes of an item.
 """
 
+from collections import Counter
 from itertools import chain
 
 import numpy as np
@@ -19,9 +20,9 @@ def attributes(items: pa.Table, least: int = 2) -> tuple[np.ndarray, list[str]]:
         [*dict.fromkeys(path or []), *([f"brand: {brand}"] if brand else [])]
         for path, brand in zip(paths, brands, strict=True)
     ]
-    names, count_V = np.unique(np.array([*chain.from_iterable(named), ""]), return_counts=True)
-    kept = [name for name, count in zip(names, count_V, strict=True) if name and least <= count < len(named)]
-    number = {str(name): place for place, name in enumerate(kept)}
+    count = Counter(chain.from_iterable(named))
+    kept = sorted(name for name, items_of_it in count.items() if least <= items_of_it < len(named))
+    number = {name: place for place, name in enumerate(kept)}
     numbered = [[number[name] for name in own if name in number] for own in named]
     value_NA = np.full((len(named), max(1, *map(len, numbered))), -1, np.int64)
     for item, own in enumerate(numbered):

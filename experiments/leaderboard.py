@@ -29,7 +29,8 @@ USAGE = """usage: make leaderboard DATASET=<dataset> [SEEDS="1 2 3"] [ONLY="<mod
        python -m experiments.leaderboard <dataset> [seeds="1 2 3"] [only="<model>,<model>"] [key=value ...]
 
 Runs every retriever of a data set, or those of only=, and ranks them. Finished runs are reused; the table holds all
-that is finished, whatever is asked for now. Any field of the configuration but the seed is a key, and holds for all.
+that is finished, whatever is asked for now. Any field of the configuration but the seed is a key, and holds for all
+that have it: classic models have no tokenizer.
 """
 GENERATIVE = {"tiger": "TIGER", "causal": "Decoder-only", "glass": "GLASS"}
 
@@ -85,15 +86,20 @@ def plan(asked: Asked) -> list["Cell"]:
     """A row for every model; one that cannot be configured so is a problem of its own."""
     from dataclasses import replace
 
-    from experiments.config import check, override
+    from experiments.config import check, override, unread
     from experiments.named import named
     from experiments.study_table import Cell
+    from models.classic_configs import ClassicConfig
 
     cells = []
     for model, title in retrievers(asked.data).items():
         cell = Cell(f"{model}_{asked.data}", title, asked.overrides, asked=model in asked.models)
         try:
-            config = override(named(cell.experiment), asked.overrides)
+            config = named(cell.experiment)
+            if isinstance(config.model, ClassicConfig):
+                lacks = tuple(f"{part}{sign}" for part in unread(config.model) for sign in ".=")
+                cell.overrides = [word for word in asked.overrides if not word.startswith(lacks)]
+            config = override(config, cell.overrides)
             cell.configs = {seed: replace(config, seed=seed) for seed in asked.seeds}
             for seeded in cell.configs.values():
                 check(seeded)

@@ -4,15 +4,20 @@
 
 A trial is an ordinary training (see `experiments.run`), judged on validation users: the test is not read. Stages that
 trials have in common are built once. Trials are kept in <output_dir>/sweeps/<name>-<sweep>-<hash>/trials.log, so a
-killed sweep goes on, and its killed trials with it; after each trial the table of all is written beside it.
+killed sweep goes on, and its killed trials with it; the table of all is written beside it as they end.
 """
 
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from filelock import FileLock, Timeout
 
 from experiments.named import named, require_named
 from experiments.run import answer, wait_passively
@@ -26,7 +31,8 @@ USAGE = """usage: make sweep NAME=<experiment> SWEEP=<sweep> [JOBS=2] [ARGS="key
 Runs the trials of a sweep, a file in wandb's format (experiments/sweeps/, or a path), with Optuna; jobs= so many side
 by side. The same command goes on with a killed sweep. Keys hold for every trial.
 """
-LOG = "trials.log"
+LOOK_S = 5.0
+"""Between two looks at what the jobs have done."""
 
 
 class Asked(NamedTuple):
@@ -70,6 +76,11 @@ def read(arguments: Sequence[str]) -> Asked:
         require(value.isascii() and value.isdecimal(), key, value, "a whole number")
     require(int(own["jobs"]) >= 1, "jobs", own["jobs"], "at least 1")
     config = override(named(name), overrides)
+    first = {key: values[0] for key, values in sweep.choices.items()} | {key: s.low for key, s in sweep.spans.items()}
+    for key, value in first.items():
+        override(config, [f"{key}={value}"])
+    alone = config.train.devices in ("auto", "1") and config.train.num_nodes == 1
+    require(alone, "train.devices", config.train.devices, "1: a trial is one process; jobs= runs several trials")
     told = [word for word in overrides if not word.startswith(("output_dir=", "logger="))]
     folder = f"{name}-{path.stem}-{fingerprint([path.read_text(), told])}"
     numbers = (int(own["jobs"]), int(own["worker"]))
@@ -80,42 +91,73 @@ def run(arguments: Sequence[str]) -> None:
     """Runs what is missing; shows the table. Raises UserError."""
     asked = read(arguments)
     wait_passively()
-    from experiments.sweep_page import show, write
+    from experiments.sweep_page import show, trials, write
     from experiments.sweep_trial import open_study, queue, work
 
     asked.folder.mkdir(parents=True, exist_ok=True)
-    if asked.worker:
-        work(open_study(asked.sweep, asked.folder, asked.worker), asked.sweep, asked.name, asked.overrides)
-        return
-    shutil.copyfile(asked.path, asked.folder / "sweep.yaml")
-    study = open_study(asked.sweep, asked.folder, 0)
-    queue(study, asked.sweep)
+    task = (asked.sweep, asked.name, asked.overrides, asked.folder)
+    with at_work(asked.folder, asked.worker):
+        study = open_study(asked.sweep, asked.folder, asked.worker)
+        if asked.worker:
+            work(study, *task)
+            return
+        shutil.copyfile(asked.path, asked.folder / "sweep.yaml")
+        queue(study, asked.sweep)
 
-    def save() -> None:
-        write(asked.sweep, study, asked.folder, ["python", "-m", "experiments.sweep", *arguments])
+        def save() -> None:
+            write(asked.sweep, study, asked.folder, ["python", "-m", "experiments.sweep", *arguments])
 
-    try:
-        if asked.jobs == 1:
-            work(study, asked.sweep, asked.name, asked.overrides, save)
-        else:
-            side_by_side(arguments, asked.jobs)
-    finally:
-        save()
+        try:
+            if asked.jobs == 1:
+                work(study, *task, save)
+            else:
+                side_by_side(arguments, asked.jobs, save)
+        finally:
+            save()
     show(asked.sweep, study)
     print(f"written: {asked.folder / 'sweep.html'}, .md and .json")
+    if failed := sum(one["state"] == "failed" for one in trials(study)):
+        raise UserError(f"{failed} trials failed, as stands below the table; the same command tries again")
 
 
-def side_by_side(arguments: Sequence[str], jobs: int) -> None:
-    """Works in so many processes; Ctrl-C reaches all of them. Raises UserError where one has failed."""
-    command = [sys.executable, "-m", "experiments.sweep", *arguments]
-    workers = [subprocess.Popen([*command, f"worker={number}"]) for number in range(1, jobs + 1)]
+@contextmanager
+def at_work(folder: Path, worker: int) -> Iterator[None]:
+    """Holds the lock of the command, or of one of its jobs. Raises UserError where somebody else is at work here."""
+    jobs = [] if worker else sorted(folder.glob(".job-*.lock"))
     try:
-        codes = [worker.wait() for worker in workers]
+        for path in jobs:  # of a command that was killed; its jobs may live on
+            FileLock(path).acquire(timeout=0.1).lock.release()
+        lock = FileLock(folder / (f".job-{worker}.lock" if worker else ".sweep.lock"))
+        lock.acquire(timeout=0.1)
+    except Timeout as error:
+        raise UserError(f"another process works on this sweep: it holds {error.lock_file}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def side_by_side(arguments: Sequence[str], jobs: int, save: Callable[[], None]) -> None:
+    """Works in so many processes, each on a GPU of its own where there are several; Ctrl-C reaches all of them.
+
+    Raises UserError where one has failed.
+    """
+    import torch
+
+    command, gpus = [sys.executable, "-m", "experiments.sweep", *arguments], torch.cuda.device_count()
+    workers = []
+    for number in range(1, jobs + 1):
+        seen = {"CUDA_VISIBLE_DEVICES": str((number - 1) % gpus)} if gpus > 1 else {}
+        workers.append(subprocess.Popen([*command, f"worker={number}"], env={**os.environ, **seen}))
+    try:
+        while any(worker.poll() is None for worker in workers):
+            time.sleep(LOOK_S)
+            save()
     except BaseException:
         for worker in workers:
             worker.terminate()
         raise
-    if failed := [code for code in codes if code]:
+    if failed := [worker.returncode for worker in workers if worker.returncode]:
         raise UserError(f"{len(failed)} of {jobs} jobs ended with exit status {failed[0]}; what they said stands above")
 
 

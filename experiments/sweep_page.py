@@ -37,7 +37,7 @@ def trials(study: "optuna.Study") -> list[Trial]:
     found = []
     for trial in study.get_trials(deepcopy=False):
         attributes, state = trial.user_attrs, STATES[trial.state.name]
-        if "values" not in attributes or (state == "failed" and "problem" not in attributes):
+        if "values" not in attributes or (state == "failed" and again(trial, study)):
             continue
         value = trial.value
         if value is None and trial.intermediate_values:
@@ -46,6 +46,12 @@ def trials(study: "optuna.Study") -> list[Trial]:
     sign = -1 if study.direction.name == "MAXIMIZE" else 1
     finished = {"done": 0, "given up": 1}
     return sorted(found, key=lambda one: (finished.get(one["state"], 2), sign * (one["value"] or 0.0), one["trial"]))
+
+
+def again(trial: "optuna.trial.FrozenTrial", study: "optuna.Study") -> bool:
+    """Whether a trial that was killed or has failed was tried again later."""
+    later = study.get_trials(deepcopy=False)[trial.number + 1 :]
+    return "problem" not in trial.user_attrs or any(other.params == trial.params for other in later)
 
 
 def table(sweep: Sweep, found: Sequence[Trial]) -> Grid:

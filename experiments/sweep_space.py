@@ -113,6 +113,8 @@ def hyperband(tree: Mapping[str, Any]) -> tuple[int, int]:
         return 0, 3
     stop = _mapping(tree, "early_terminate")
     require(stop.get("type") == "hyperband", "early_terminate.type", stop.get("type"), "hyperband")
+    for key in stop:
+        require(key in ("type", "min_iter", "eta"), "early_terminate key", key, "type, min_iter or eta")
     least, eta = stop.get("min_iter", 1), stop.get("eta", 3)
     require(isinstance(least, int) and least >= 1, "early_terminate.min_iter", least, "a whole number of at least 1")
     require(isinstance(eta, int) and eta >= 2, "early_terminate.eta", eta, "a whole number of at least 2")
@@ -149,7 +151,10 @@ def parameter(key: str, given: Any) -> list[Any] | Span:
     require(low < high, where, given, "min below max")
     require(kind != "log_uniform_values" or low > 0, where, given, "min above 0")
     require(kind != "int_uniform" or whole, where, given, "whole numbers")
-    step = float(given.get("q", 1.0)) if kind == "q_uniform" else None
+    q = given.get("q")
+    require(q is None or kind == "q_uniform", where, given, "q with distribution: q_uniform alone")
+    require(kind != "q_uniform" or (isinstance(q, (int, float)) and q > 0), where, given, "q above 0")
+    step = float(q) if q is not None else None
     return Span(low, high, SPANS[kind] is int, kind == "log_uniform_values", step)
 
 

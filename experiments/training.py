@@ -41,6 +41,7 @@ from experiments.trainers import (
 from lightning_modules.classic import ClassicModule
 from lightning_modules.retriever import RetrieverModule
 from models.classic_configs import ClassicConfig
+from models.s3rec import S3Rec
 from sid.decode import Recommendations
 from sid.table import SIDTable
 from sid.trie import FreeTree, Trie
@@ -125,6 +126,8 @@ def train(
         callbacks.append(WeightAverage(decay=config.train.ema))
     resume = resume_from(checkpoints, "train")
     before = pretrain(config, module, data, run) if resume is None else read_pretraining(run)
+    if isinstance(module.model, S3Rec):
+        module.model.end_pretraining()
     fitter = trainer(
         callbacks,
         wandb_logger(config, run.name),
@@ -194,6 +197,7 @@ def settle(
         history = History(run / "metrics.csv")
         history.rows = [{"epoch": 0, "step": 0, "seconds": seconds, "cpu_seconds": 0.0, **measured}]
         history.write()
+    validator.strategy.barrier()
     return {
         "epochs": 0,
         "best_epoch": 0,

@@ -1,6 +1,6 @@
 """P5 (Geng et al. 2022, arXiv 2203.13366): recommendation as text to text, on Hugging Face's T5.
 
-A history becomes a prompt, `user <u> has purchased <items> predict next item`, and the answer is the item's name. Items
+A history becomes a prompt, `user <u> has purchased predict next item <items>`, and the answer is the item's name. Items
 are named by numbers without a meaning (`tokenizer=random`), a few tokens each, as T5's text tokenizer cuts a number;
 every token of one item has that item's whole-word embedding. Without weights it starts at random.
 
@@ -134,7 +134,9 @@ def start_from(t5: "T5ForConditionalGeneration", weights: str) -> None:
     try:
         trained = T5ForConditionalGeneration.from_pretrained(weights).state_dict()
         layers = {name: value for name, value in trained.items() if ".block." in name or "layer_norm" in name}
-        t5.load_state_dict(layers, strict=False)
+        found = t5.load_state_dict(layers, strict=False)
+        if lacking := [name for name in found.missing_keys if ".block." in name] + found.unexpected_keys:
+            raise OSError(f"{lacking[0]} is in one of them alone")
     except (OSError, RuntimeError) as error:
         problem = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"model.weights={weights}: no T5 of these sizes can be read there ({problem})") from error

@@ -1,5 +1,6 @@
 """Popularity: the most frequent training items, for everybody. Legend: B users, T items of a history, N items."""
 
+import torch
 from torch import Tensor, nn
 
 from models.next_item import Known
@@ -8,9 +9,11 @@ from models.next_item import Known
 class Popularity(nn.Module):
     def __init__(self, known: Known) -> None:
         super().__init__()
-        self.register_buffer("counts_N", known.counts_N.float())
-        self.counts_N: Tensor
+        order_N = known.counts_N.argsort(descending=True, stable=True)
+        score_N = torch.empty(len(order_N)).scatter_(0, order_N, -torch.arange(1.0, len(order_N) + 1))
+        self.register_buffer("score_N", score_N)
+        self.score_N: Tensor
 
     def scores(self, history_BT: Tensor, user_B: Tensor) -> Tensor:
-        """(B, N) counts."""
-        return self.counts_N.expand(len(history_BT), -1)
+        """(B, N) minus the rank; of equally frequent items the one with the lower number comes first."""
+        return self.score_N.expand(len(history_BT), -1)

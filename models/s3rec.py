@@ -36,6 +36,12 @@ class S3Rec(SASRec):
             nn.Linear(shape.width, shape.width, bias=False) for _ in range(4)
         )
 
+    def end_pretraining(self) -> None:
+        """What was learnt for it alone is not trained any more: DDP asks for a gradient of all that is."""
+        layers = (self.of_item, self.of_masked, self.of_hidden, self.of_segment)
+        for parameter in (self.attributes, self.mask, *(layer.weight for layer in layers)):
+            parameter.requires_grad_(False)
+
     def read(self, item_BT: Tensor, hidden_BT: Tensor) -> Tensor:
         """(B, T, D) states that see both sides, but not the hidden items."""
         embedded_BTD = torch.where(hidden_BT[..., None], self.mask, self.embed(item_BT))
@@ -43,34 +49,38 @@ class S3Rec(SASRec):
         return self.stack(embedded_BTD + self.position[: item_BT.shape[1]], bias)
 
     def pretraining_loss(self, item_BT: Tensor) -> Tensor:
-        """The weighted sum of the four losses (equations 5 to 8), over all but the last of the items (B, T + 1)."""
+        """The weighted sum of the four losses (equations 5 to 8) over at most `max_items` items of windows (B, T).
+
+        The authors' weights are for sums over the batch; so is this, but for the number of items, which divides it.
+        A segment is read from the first position on, where theirs keeps its place.
+        """
         item_BT = item_BT[:, : len(self.position)]
         there_BT = item_BT >= 0
         hidden_BT = there_BT & (torch.rand(item_BT.shape, device=item_BT.device) < self.hidden)
         hidden_BT[:, 0] |= ~hidden_BT.any(1)  # the first item is always there
         states_BTD = self.read(item_BT, hidden_BT)
         plain_BT = there_BT & ~hidden_BT
-        item_loss = bpr(self.of_masked(states_BTD[hidden_BT]), self.items, item_BT[hidden_BT])
+        item_loss = bpr(self.of_masked(states_BTD[hidden_BT]), self.items, item_BT[hidden_BT]) * hidden_BT.sum()
         attribute_loss = self._attribute_loss(self.of_item(states_BTD[plain_BT]), item_BT[plain_BT])
         masked_loss = self._attribute_loss(self.of_hidden(states_BTD[hidden_BT]), item_BT[hidden_BT])
-        return (
+        total = (
             ATTRIBUTE_WEIGHT * attribute_loss
             + ITEM_WEIGHT * item_loss
             + MASKED_ATTRIBUTE_WEIGHT * masked_loss
             + SEGMENT_WEIGHT * self._segment_loss(item_BT, there_BT)
         )
+        return total / there_BT.sum()
 
     def _attribute_loss(self, states_XD: Tensor, item_X: Tensor) -> Tensor:
-        """Binary cross-entropy of all attribute values of the items (equations 5 and 7), summed over values."""
+        """Binary cross-entropy of all attribute values of the items (equations 5 and 7), summed over both."""
         scores_XV = (states_XD @ self.attributes.T).float()
         attribute_XA = self.attributes_NA[item_X]
         wanted_XV = torch.zeros(len(item_X), len(self.attributes) + 1, device=item_X.device)
         wanted_XV.scatter_(1, attribute_XA.where(attribute_XA >= 0, len(self.attributes)), 1.0)
-        loss = F.binary_cross_entropy_with_logits(scores_XV, wanted_XV[:, :-1], reduction="sum")
-        return loss / max(len(item_X), 1)
+        return F.binary_cross_entropy_with_logits(scores_XV, wanted_XV[:, :-1], reduction="sum")
 
     def _segment_loss(self, item_BT: Tensor, there_BT: Tensor) -> Tensor:
-        """A hidden segment against one of another user, given what is around it (equation 8)."""
+        """A hidden segment against one of another user, given what is around it (equation 8), summed over users."""
         length_B = there_BT.sum(1)
         place_T = torch.arange(item_BT.shape[1], device=item_BT.device)
         first_B, end_B = draw_segments(length_B)
@@ -79,7 +89,7 @@ class S3Rec(SASRec):
         segment_BD = self._summary(*gather_segments(item_BT, first_B, end_B), end_B - first_B)
         around_BD = self.of_segment(around_BD)
         right_B, wrong_B = ((around_BD * other_BD).sum(1) for other_BD in (segment_BD, segment_BD.roll(1, 0)))
-        return -F.logsigmoid((right_B - wrong_B).float()).mean()
+        return -F.logsigmoid((right_B - wrong_B).float()).sum()
 
     def _summary(self, item_BT: Tensor, hidden_BT: Tensor, length_B: Tensor) -> Tensor:
         """(B, D), the state of the last item."""

@@ -15,7 +15,7 @@ import yaml  # type: ignore[import-untyped]
 from experiments import sweep_trial
 from experiments.config import override
 from experiments.named import named
-from experiments.sweep import main
+from experiments.sweep import at_work, main, read
 from experiments.sweep_space import FOLDER, Span, read_sweep
 from sid.errors import UserError
 
@@ -53,6 +53,7 @@ class Faked:
     output: ClassVar[Path]
 
     def __init__(self, config: Any, say: Any, watchers: list[Any]) -> None:
+        assert config.train.devices == "1"
         self.model, self.train = config.model, self
         self.folder = self.output / f"run-{config.model.width}-{config.model.num_layers}"
         self.figures = {"train": {"parameters": 1, "epochs": 2, "seconds": 1.0, "cpu_seconds": 1.0}}
@@ -104,10 +105,46 @@ def test_a_killed_trial_goes_on_and_none_is_lost(faked: type[Faked], tmp_path: P
 
 def test_a_trial_that_cannot_be_fails_alone(faked: type[Faked], tmp_path: Path) -> None:
     path = written(tmp_path, parameters={"model.num_heads": {"values": [2, 5]}})
+    for _ in range(2):  # the second time what has failed is tried again
+        assert main(["sasrec_tiny", str(path), f"output_dir={tmp_path}"]) == 2
+        good, bad = found(tmp_path)
+        assert (good["state"], bad["state"]) == ("done", "failed")
+        assert "a divisor of model.width=64" in bad["problem"]
+    assert len(faked.calls) == 1
+
+
+def test_a_metric_that_there_is_not_ends_the_sweep(
+    faked: type[Faked], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, metric={"name": "val/ndgc@10", "goal": "maximize"})
+    assert main(["sasrec_tiny", str(path), f"output_dir={tmp_path}"]) == 2
+    assert "metric.name=val/ndgc@10: expected one of val/ndcg@10" in capsys.readouterr().out
+    assert len(faked.calls) == 4
+
+
+@pytest.mark.parametrize("method", ["random", "bayes"])
+def test_a_killed_sweep_does_not_draw_the_same_again(method: str, faked: type[Faked], tmp_path: Path) -> None:
+    parameters = {"optimizer.learning_rate": {"min": 1e-4, "max": 1e-2, "distribution": "log_uniform_values"}}
+    path = written(tmp_path, method=method, parameters=parameters, run_cap=6)
+    faked.killed_at = 4
+    assert main(["sasrec_tiny", str(path), f"output_dir={tmp_path}"]) == 130
     assert main(["sasrec_tiny", str(path), f"output_dir={tmp_path}"]) == 0
-    good, bad = found(tmp_path)
-    assert (good["state"], bad["state"]) == ("done", "failed")
-    assert "a divisor of model.width=64" in bad["problem"]
+    rates = [one["values"]["optimizer.learning_rate"] for one in found(tmp_path)]
+    assert len(rates) == len(set(rates)) == 6
+
+
+def test_two_commands_do_not_work_on_one_sweep(
+    faked: type[Faked], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["sasrec_tiny", str(written(tmp_path)), f"output_dir={tmp_path}"]
+    for name, worker in (("sweep", 0), ("job-2", 2)):
+        read(command).folder.mkdir(parents=True, exist_ok=True)
+        with at_work(read(command).folder, worker):
+            assert main(command) == 2
+        assert f"another process works on this sweep: it holds {read(command).folder}/.{name}.lock" in (
+            capsys.readouterr().err
+        )
+    assert not faked.calls
 
 
 @pytest.mark.parametrize("method", ["random", "bayes"])
@@ -141,6 +178,8 @@ def test_spans_are_drawn_between_their_ends(method: str, faked: type[Faked], tmp
         ({"parameters": {"seed": {"values": [1], "probabilities": [1]}}}, "has probabilities, which is not understood"),
         ({"parameters": {"seed": {"min": 1, "max": 3}}}, "method=grid: expected random or bayes: seed is not a list"),
         ({"method": "random", "parameters": {"seed": {"min": 1, "max": 3}}}, "run_cap=None: expected the number"),
+        ({"early_terminate": {"type": "hyperband", "max_iter": 9}}, "early_terminate key=max_iter: expected type"),
+        ({"parameters": {"seed": {"min": 1, "max": 3, "q": 2}}}, "q with distribution: q_uniform alone"),
         ({"early_terminate": {"type": "median"}}, "early_terminate.type=median: expected hyperband"),
         ({"paramters": {}}, "key=paramters: expected one of name"),
     ],
@@ -159,6 +198,8 @@ def test_a_file_that_wandb_would_not_take_is_refused(changes: dict[str, Any], me
         (["tiger_tiny", "codebook", "jobs=0"], "jobs=0: expected at least 1"),
         (["tiger_tiny", "codebook", "stage=train"], "for single runs"),
         (["tiger_tiny", "codebook", "model.widht=3"], "did you mean model.width"),
+        (["sasrec_tiny", "codebook"], "sasrec_tiny goes by item numbers and has no tokenizer"),
+        (["tiger_tiny", "codebook", "train.devices=2"], "a trial is one process"),
     ],
 )
 def test_mistakes_are_told(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,5 +100,7 @@ def test_layers_of_a_trained_t5(tmp_path: Path) -> None:
     assert not torch.equal(started.t5.shared.weight, model.t5.shared.weight), "the vocabulary is another"
     with pytest.raises(UserError, match="model.weights=.* no T5 of these sizes"):
         P5Config(**{**SMALL, "width": 16}, weights=str(tmp_path)).build(SIZES, 6)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"block.1.* is in one of them alone"):
+        P5Config(**{**SMALL, "num_layers": 2}, weights=str(tmp_path)).build(SIZES, 6)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no T5 of these sizes can be read there"):
         built(str(tmp_path / "nowhere"))
