@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.named import documented
 from experiments.named._rivals import DATASETS, RIVALS
-from experiments.run import answer, wait_passively
+from experiments.run import answer, take, wait_passively
 from experiments.stages import process_rank
 from experiments.study import SEEDS, Say, execute, look, read_seeds
 from sid.errors import UserError
@@ -58,13 +58,7 @@ def retrievers(data: str) -> dict[str, str]:
 def read(arguments: Sequence[str]) -> Asked:
     """Raises UserError."""
     own: dict[str, str | None] = {"seeds": SEEDS, "only": None}
-    rest = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key in own:
-            own[key] = value
-        else:
-            rest.append(argument)
+    rest = take(arguments, own)
     if not rest or "=" in rest[0]:
         raise UserError("which data set? Write make leaderboard DATASET=<dataset>\n" + listing())
     data, *overrides = rest

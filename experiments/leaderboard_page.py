@@ -13,7 +13,7 @@ from experiments.figures import COLOURS, FAINT, INK, Panel, draw
 from experiments.grid import Grid, markdown_grid, print_grid
 from experiments.page import count, number, render
 from experiments.paired import Change
-from experiments.stages import write_atomically
+from experiments.stages import write_all
 from experiments.study_page import mean_and_spread, plain, signed
 from experiments.study_table import Cell, Judge, Measured
 from sid.errors import UserError
@@ -189,12 +189,7 @@ def write(board: Board, folder: Path) -> None:
         "leaderboard.md": "\n\n".join(parts) + "\n",
         "leaderboard.html": render("leaderboard.html.j2", page),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            write_atomically(folder / name, text)
-    except OSError as error:
-        raise UserError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
+    write_all(folder, texts)
 
 
 def panels(board: Board) -> list[Panel]:

@@ -5,7 +5,7 @@ Heavy packages are imported by the stages that need them, so that help and mista
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from experiments.named import listing, named, require_named
@@ -36,6 +36,18 @@ def parse(arguments: list[str]) -> tuple[str, str, str, list[str]]:
         else:
             chosen[key] = value
     return name, chosen["stage"], chosen["force"], overrides
+
+
+def take(arguments: Sequence[str], own: dict[str, Any]) -> list[str]:
+    """Puts what is given for a key of `own` there; returns the other arguments."""
+    rest = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key in own:
+            own[key] = value
+        else:
+            rest.append(argument)
+    return rest
 
 
 def run(arguments: list[str]) -> Any:

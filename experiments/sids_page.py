@@ -11,8 +11,7 @@ from experiments.grid import print_grid
 from experiments.page import render
 from experiments.provenance import provenance
 from experiments.sids_tables import Diagnosed, alike, known, levels, section
-from experiments.stages import write_atomically
-from sid.errors import UserError
+from experiments.stages import write_all
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,11 +63,7 @@ def write(tables: Sequence[tuple[Diagnosed, "Pipeline"]], command: str) -> Path:
         "date": datetime.now(UTC).strftime("%d %B %Y"),
     }
     folder = first.output / "sids" / first.config.name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "sids.html", render("sids.html.j2", page))
-    except OSError as error:
-        raise UserError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
+    write_all(folder, {"sids.html": render("sids.html.j2", page)})
     return folder / "sids.html"
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.named import require_named
-from experiments.run import STAGES, answer, wait_passively
+from experiments.run import STAGES, answer, take, wait_passively
 from experiments.stages import process_rank
 from experiments.studies import STUDIES, Study
 from sid.errors import UserError
@@ -63,13 +63,7 @@ def listing() -> str:
 def read(arguments: Sequence[str]) -> Asked:
     """Raises UserError."""
     own: dict[str, str | None] = {"seeds": SEEDS, "only": None, "on": None}
-    rest = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key in own:
-            own[key] = value
-        else:
-            rest.append(argument)
+    rest = take(arguments, own)
     if not rest or "=" in rest[0]:
         raise UserError("which study? Write make study NAME=<study>\n" + listing())
     name, *overrides = rest

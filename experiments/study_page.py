@@ -13,9 +13,8 @@ from experiments.figures import COLOURS, FAINT, INK, Panel, draw
 from experiments.grid import Grid, markdown_grid, print_grid
 from experiments.page import count, number, render, share
 from experiments.paired import Interval
-from experiments.stages import write_atomically
+from experiments.stages import write_all
 from experiments.study_table import SCORES, Part, Row, SIDs, Summary, Table
-from sid.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -190,12 +189,7 @@ def write(summary: Summary, folder: Path) -> None:
         "study.md": markdown(summary, found),
         "study.html": render("study.html.j2", content),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            write_atomically(folder / name, text)
-    except OSError as error:
-        raise UserError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
+    write_all(folder, texts)
 
 
 def plain(value: Any) -> Any:

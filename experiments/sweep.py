@@ -20,7 +20,7 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 
 from experiments.named import named, require_named
-from experiments.run import answer, wait_passively
+from experiments.run import answer, take, wait_passively
 from experiments.stages import fingerprint
 from experiments.sweep_space import FOLDER, Sweep, find_sweep, read_sweep
 from sid.errors import UserError, require
@@ -53,13 +53,7 @@ def read(arguments: Sequence[str]) -> Asked:
     from experiments.config import override
 
     own = {"jobs": "1", "worker": "0"}
-    rest = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key in own:
-            own[key] = value
-        else:
-            rest.append(argument)
+    rest = take(arguments, own)
     if len(rest) < 2 or any("=" in word for word in rest[:2]):
         sweeps = ", ".join(path.stem for path in sorted(FOLDER.glob("*.yaml")))
         raise UserError(

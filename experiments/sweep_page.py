@@ -13,9 +13,8 @@ from experiments.figures import COLOURS, INK, OTHER, Panel, draw
 from experiments.grid import Grid, markdown_grid, print_grid
 from experiments.page import count, render
 from experiments.provenance import provenance
-from experiments.stages import write_atomically
+from experiments.stages import write_all
 from experiments.sweep_space import Sweep
-from sid.errors import UserError
 
 if TYPE_CHECKING:
     import optuna
@@ -104,11 +103,7 @@ def write(sweep: Sweep, study: "optuna.Study", folder: Path, command: Sequence[s
         "sweep.md": "\n\n".join([f"# {sweep.name}", *markdown_grid(grid), *words]) + "\n",
         "sweep.html": render("sweep.html.j2", page),
     }
-    try:
-        for name, text in texts.items():
-            write_atomically(folder / name, text)
-    except OSError as error:
-        raise UserError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
+    write_all(folder, texts)
 
 
 def panels(sweep: Sweep, found: Sequence[Trial]) -> list[Panel]:

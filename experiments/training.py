@@ -41,7 +41,6 @@ from experiments.trainers import (
 from lightning_modules.classic import ClassicModule
 from lightning_modules.retriever import RetrieverModule
 from models.classic_configs import ClassicConfig
-from models.s3rec import S3Rec
 from sid.decode import Recommendations
 from sid.table import SIDTable
 from sid.trie import FreeTree, Trie
@@ -125,9 +124,7 @@ def train(
     if config.train.ema:
         callbacks.append(WeightAverage(decay=config.train.ema))
     resume = resume_from(checkpoints, "train")
-    before = pretrain(config, module, data, run) if resume is None else read_pretraining(run)
-    if isinstance(module.model, S3Rec):
-        module.model.end_pretraining()
+    before = pretrain(config, module, data, run, done=resume is not None)
     fitter = trainer(
         callbacks,
         wandb_logger(config, run.name),
@@ -156,31 +153,30 @@ def train(
     }
 
 
-def pretrain(config: RunConfig, module: RetrieverModule, data: SequenceDataModule, run: Path) -> dict[str, float]:
-    """What comes before the training, if anything does, or goes on from the last checkpoint. Leaves pretraining.csv."""
+def pretrain(
+    config: RunConfig, module: RetrieverModule, data: SequenceDataModule, run: Path, done: bool
+) -> dict[str, float]:
+    """What comes before the training, if anything does: from the last checkpoint on, or nothing where it is done.
+
+    Leaves pretraining.csv, and returns its last epoch.
+    """
     epochs = config.model.passes_before if isinstance(config.model, ClassicConfig) else 0
     if not (epochs and isinstance(module, ClassicModule)):
         return {}
-    checkpoints = run / "checkpoints" / "pretraining"
-    history = History(run / PRETRAINING)
-    fitter = trainer(
-        [history, last_checkpoint(checkpoints)],
-        max_epochs=epochs,
-        limit_val_batches=0,
-        gradient_clip_val=config.train.clip,
-        reload_dataloaders_every_n_epochs=1,
-        **_hardware(config),
-    )
-    module.pretraining = True
-    fit(fitter, module, datamodule=data, ckpt_path=resume_from(checkpoints, "train"))
-    module.pretraining = False
-    return read_pretraining(run)
-
-
-def read_pretraining(run: Path) -> dict[str, float]:
-    """The last epoch of pretraining.csv; nothing where there has been none."""
-    columns = read_columns(run / PRETRAINING) if (run / PRETRAINING).exists() else {}
-    return {name: float(values[-1]) for name, values in columns.items()}
+    if not done:
+        checkpoints = run / "checkpoints" / "pretraining"
+        fitter = trainer(
+            [History(run / PRETRAINING), last_checkpoint(checkpoints)],
+            max_epochs=epochs,
+            limit_val_batches=0,
+            gradient_clip_val=config.train.clip,
+            reload_dataloaders_every_n_epochs=1,
+            **_hardware(config),
+        )
+        module.pretraining = True
+        fit(fitter, module, datamodule=data, ckpt_path=resume_from(checkpoints, "train"))
+    module.end_pretraining()
+    return {name: float(values[-1]) for name, values in read_columns(run / PRETRAINING).items()}
 
 
 def settle(

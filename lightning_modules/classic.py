@@ -17,10 +17,16 @@ from sid.decode import Recommendations
 class ClassicModule(RetrieverModule):
     """The model offers `scores(history_BT, user_B) -> (B, N)` and `window_loss(item_BT, user_B, target_BT)`.
 
-    One that is pre-trained also offers `pretraining_loss(item_BT)`, which is what counts while `pretraining` is set.
+    One that is pre-trained also offers `pretraining_loss(item_BT)`, which is what counts while `pretraining` is set,
+    and `end_pretraining()`.
     """
 
     pretraining = False
+
+    def end_pretraining(self) -> None:
+        """From here on the model is trained as any other."""
+        self.pretraining = False
+        self.model.end_pretraining()
 
     def batch_loss(self, batch: WindowBatch) -> tuple[Tensor, int | Tensor]:
         targets = batch.target_BT.sum()

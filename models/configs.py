@@ -71,17 +71,17 @@ class EncoderDecoderConfig(GenerativeConfig):
         check_shares(self, "dropout")
         require(self.num_user_tokens >= 0, "model.num_user_tokens", self.num_user_tokens, "at least 0")
 
-
-@dataclass
-class TigerConfig(EncoderDecoderConfig):
-    """See `models.tiger`."""
-
     @property
     def shape(self) -> "Shape":
         """The sizes of either stack."""
         from models.attention import Shape
 
         return Shape(self.width, self.num_layers, self.num_heads, self.head_width, self.ff_width, self.dropout)
+
+
+@dataclass
+class TigerConfig(EncoderDecoderConfig):
+    """See `models.tiger`."""
 
     def build(self, codebook_sizes: tuple[int, ...], max_items: int, content: Content | None = None) -> "Tiger":
         """A freshly initialised TIGER for semantic IDs with these codebooks."""
@@ -205,22 +205,10 @@ class P5Config(EncoderDecoderConfig):
 
     def build(self, codebook_sizes: tuple[int, ...], max_items: int, content: Content | None = None) -> "P5":
         """A freshly initialised P5."""
-        from transformers import T5Config
-
         from models.p5 import P5
-        from sid.tokens import BOS, PAD, TokenSpace
+        from sid.tokens import TokenSpace
 
-        sizes = T5Config(
-            d_model=self.width,
-            d_kv=self.head_width,
-            d_ff=self.ff_width,
-            num_layers=self.num_layers,
-            num_heads=self.num_heads,
-            dropout_rate=self.dropout,
-            pad_token_id=PAD,
-            decoder_start_token_id=BOS,
-        )
-        return P5(sizes, TokenSpace(codebook_sizes, self.num_user_tokens), max_items, self.weights)
+        return P5(self.shape, TokenSpace(codebook_sizes, self.num_user_tokens), max_items, self.weights)
 
 
 def check_sizes(config: ModelConfig, *names: str) -> None:

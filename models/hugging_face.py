@@ -2,28 +2,23 @@
 
 from typing import TYPE_CHECKING
 
+from models.attention import Shape
 from models.tiger import Tiger
 from sid.errors import UserError
 from sid.tokens import BOS, PAD
 
 if TYPE_CHECKING:
-    from transformers import T5ForConditionalGeneration
+    from transformers import T5Config, T5ForConditionalGeneration
 
 _BLOCK_PARTS = {"attention": "SelfAttention", "cross": "EncDecAttention"}
 
 
-def to_hugging_face(model: Tiger) -> "T5ForConditionalGeneration":
-    """Copies the weights. Give it `decoder_input_ids` that start with BOS, and `attention_mask = tokens != PAD`.
+def t5_config(shape: Shape, vocab_size: int) -> "T5Config":
+    """Hugging Face's config of an encoder and a decoder of this shape, whose vocabulary is that of `sid.tokens`."""
+    from transformers import T5Config
 
-    Raises UserError for another model: Hugging Face has none like it.
-    """
-    if type(model) is not Tiger:
-        raise UserError(f"{type(model).__name__} has no counterpart in Hugging Face; only a TIGER exports")
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    shape = model.encoder.bias.shape
-    config = T5Config(
-        vocab_size=model.tokens.size,
+    return T5Config(
+        vocab_size=vocab_size,
         d_model=shape.width,
         d_kv=shape.head_width,
         d_ff=shape.ff_width,
@@ -39,6 +34,18 @@ def to_hugging_face(model: Tiger) -> "T5ForConditionalGeneration":
         decoder_start_token_id=BOS,
         eos_token_id=None,
     )
+
+
+def to_hugging_face(model: Tiger) -> "T5ForConditionalGeneration":
+    """Copies the weights. Give it `decoder_input_ids` that start with BOS, and `attention_mask = tokens != PAD`.
+
+    Raises UserError for another model: Hugging Face has none like it.
+    """
+    if type(model) is not Tiger:
+        raise UserError(f"{type(model).__name__} has no counterpart in Hugging Face; only a TIGER exports")
+    from transformers import T5ForConditionalGeneration
+
+    config = t5_config(model.encoder.bias.shape, model.tokens.size)
     peer = T5ForConditionalGeneration(config)
     weights = {"shared.weight": model.embedding}
     for stack in ("encoder", "decoder"):

@@ -13,13 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.attention import Shape
+from models.hugging_face import t5_config
 from models.inside import Inside
 from models.next_item import INIT_STD
 from sid.errors import UserError
 from sid.tokens import BOS, PAD, TokenSpace
 
 if TYPE_CHECKING:
-    from transformers import T5Config, T5ForConditionalGeneration
+    from transformers import T5ForConditionalGeneration
 
 BEFORE, AFTER = ("user", "has", "purchased"), ("predict", "next", "item")
 """Words of the prompt; the user comes after the first."""
@@ -38,22 +40,21 @@ class P5(nn.Module):
     """Softmax over the whole vocabulary. Beams copy their user's source: Hugging Face's decoder has no other way.
 
     Args:
-        config: of the T5; its vocabulary is set here.
+        shape: of either stack.
         tokens: users and codes.
         max_items: the longest history.
         weights: folder or hub name of a T5 whose layers to start from; "" for random ones.
     """
 
-    def __init__(self, config: "T5Config", tokens: TokenSpace, max_items: int, weights: str = "") -> None:
+    def __init__(self, shape: Shape, tokens: TokenSpace, max_items: int, weights: str = "") -> None:
         from transformers import T5ForConditionalGeneration
 
         super().__init__()
         self.tokens, self.max_items, self.gated_layers = tokens, max_items, 0
-        config.vocab_size = tokens.size + len(BEFORE) + len(AFTER)
-        self.t5 = T5ForConditionalGeneration(config)
+        self.t5 = T5ForConditionalGeneration(t5_config(shape, tokens.size + len(BEFORE) + len(AFTER)))
         if weights:
             start_from(self.t5, weights)
-        self.whole_word = nn.Parameter(torch.empty(2 + max_items, config.d_model).normal_(std=INIT_STD))
+        self.whole_word = nn.Parameter(torch.empty(2 + max_items, shape.width).normal_(std=INIT_STD))
         """Of the prompt, of the user and of every item, oldest first."""
 
     def prompt(self, tokens_BS: Tensor) -> tuple[Tensor, Tensor]:
