@@ -86,10 +86,11 @@ def learning(columns: Columns, popularity: Mapping[str, float]) -> list[Panel]:
     """Loss, accuracy, invalid IDs and prefix hits over the epochs of the retriever."""
     best = best_epoch(columns)
     ring = "" if best is None else f" The vertical line is epoch {best:g}, the best on validation."
+    both = "Both should fall; a validation loss that rises while training falls is over-fitting."
     panels = curves(
         "loss",
         "Loss",
-        f"Both should fall; a validation loss that rises while training falls is over-fitting.{ring}",
+        (both if "val/loss" in columns else "Of training, which should fall.") + ring,
         columns,
         {"train/loss": "training", "val/loss": "validation"},
         best=best,

@@ -86,6 +86,7 @@ def test_a_report_without_semantic_ids(board: Path) -> None:
     (row,) = (row for row in read(board)["rows"] if row["experiment"] == "sasrec_tiny")
     folder = Path(row["folders"][0])
     page = (folder / "report.html").read_text()
+    assert "Of training, which should fall." in page and "Both should fall" not in page
     assert "Semantic IDs" not in page and "Green codes" not in page and "test users</h2>" in page
     assert not (board / "artifacts" / "tokenize").exists()
     config = yaml.safe_load((folder / "config.yaml").read_text())
