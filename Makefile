@@ -1,19 +1,19 @@
 # One command from a fresh machine: `make exp NAME=tiger_tiny` sets everything up and runs the whole pipeline.
 #
 #   NAME, STAGE, ARGS   experiment, last stage, overrides: make exp NAME=tiger_beauty ARGS="seed=2 model.num_layers=3"
-#   EXTRAS              what is installed (remembered): make setup EXTRAS=gpu,text,wandb,dev on a CUDA machine
+#   EXTRAS              what is installed (remembered): make setup EXTRAS=gpu,text,wandb,serve,dev on a CUDA machine
 #   PYTHON_BIN          the Python that makes the environment (>= 3.11)
 #   TORCH_INDEX         where torch comes from: TORCH_INDEX=https://download.pytorch.org/whl/cpu for the small CPU build
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup exp sids study leaderboard sweep compare test check smoke bench lock clean
+.PHONY: help setup exp sids study leaderboard sweep compare serve test check smoke bench lock clean
 
 PYTHON_BIN ?= python3
 PYTHON := .venv/bin/python
 UV := .venv/bin/uv
 comma := ,
-DEFAULT_EXTRAS := cpu,text,wandb,dev
+DEFAULT_EXTRAS := cpu,text,wandb,serve,dev
 EXTRAS ?= $(or $(shell cat .venv/.extras 2>/dev/null),$(DEFAULT_EXTRAS))
 EXTRA_LIST := $(subst $(comma), ,$(EXTRAS))
 $(if $(and $(filter cpu,$(EXTRA_LIST)),$(filter gpu,$(EXTRA_LIST))),$(error EXTRAS=$(EXTRAS): cpu or gpu, never both))
@@ -63,6 +63,9 @@ sweep: $(STAMP)  ## trials as a file in wandb's format asks: NAME=tiger_beauty S
 
 compare: $(STAMP)  ## runs side by side, on the terminal and in compare.html: RUNS="runs/a/<hash> ..." [ARGS="--png FILE"]
 	@$(PYTHON) -m experiments.compare $(RUNS) $(ARGS)
+
+serve: $(STAMP)  ## a trained run as an HTTP service with a page: RUN=runs/<name>/<hash> [ARGS="port=8000"]
+	@$(PYTHON) -m experiments.serve $(RUN) $(ARGS)
 
 test: $(STAMP)  ## run the tests: [ARGS="tests/sid -k trie"]
 	$(PYTHON) -m pytest $(ARGS)

@@ -57,8 +57,7 @@ def prepare(folder: Path, options: argparse.Namespace) -> Figures:
 def start_epoch(folder: Path, options: argparse.Namespace) -> Figures:
     """The catalogue loaded, divided and cut into the batches of an epoch, and the most popular items counted."""
     from datamodules.catalog import Catalog
-    from datamodules.split import SplitConfig
-    from experiments.training import learnt_counts
+    from datamodules.split import SplitConfig, learnt_counts
 
     start = time.perf_counter()
     catalog = Catalog.load(folder / "prepared")

@@ -1,11 +1,14 @@
 """What a data module yields and a Lightning module takes.
 
-Legend: B examples, S tokens, T history items, L levels.
+Legend: B examples, S tokens, T history items, N items, L levels.
 """
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+from sid.tokens import PAD, TokenSpace
 
 
 class SequenceBatch(NamedTuple):
@@ -48,3 +51,14 @@ class IndexBatch(NamedTuple):
 
     rows_B: Tensor
     """(B,) int64."""
+
+
+def token_sequence(item_BT: Tensor, user_B: Tensor, codes_NL: Tensor, tokens: TokenSpace) -> Tensor:
+    """(B, S) tokens: the user token, if there are any (PAD for user -1, who is not known), then the codes of the items
+    (B, T), oldest first; PAD for -1 behind."""
+    tokens_BTL = tokens.encode(codes_NL[item_BT.clamp_min(0)])
+    tokens_BS = tokens_BTL.masked_fill((item_BT < 0)[..., None], PAD).flatten(1)
+    if not tokens.num_user_tokens:
+        return tokens_BS
+    user_B1 = tokens.user(user_B).masked_fill(user_B < 0, PAD)[:, None]
+    return torch.cat([user_B1, tokens_BS], dim=1)

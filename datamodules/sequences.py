@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.batch import SequenceBatch, WindowBatch
+from datamodules.batch import SequenceBatch, WindowBatch, token_sequence
 from datamodules.catalog import Catalog
 from datamodules.configs import SequenceConfig
 from datamodules.split import Examples, Split
 from datamodules.windows import Windows, cut_windows
 from sid.errors import UserError
 from sid.table import SIDTable
-from sid.tokens import PAD, TokenSpace
+from sid.tokens import TokenSpace
 
 
 class Log(NamedTuple):
@@ -36,13 +36,9 @@ class Log(NamedTuple):
         item_BT = self.item_M[torch.minimum(position_BT, end_B1 - 1)].long()
         return item_BT.masked_fill(position_BT >= end_B1, -1)
 
-    def sequence(self, item_BT: Tensor, users_B: np.ndarray) -> Tensor:
-        """(B, S) tokens: the user token, if there are any, then the codes of the items."""
-        tokens_BTL = self.tokens.encode(self.codes_NL[item_BT.clamp_min(0)])
-        tokens_BS = tokens_BTL.masked_fill((item_BT < 0)[..., None], PAD).flatten(1)
-        if not self.tokens.num_user_tokens:
-            return tokens_BS
-        return torch.cat([self.tokens.user(self.put(users_B))[:, None], tokens_BS], dim=1)
+    def sequence(self, item_BT: Tensor, user_B: np.ndarray) -> Tensor:
+        """(B, S) tokens of users and their items."""
+        return token_sequence(item_BT, self.put(user_B), self.codes_NL, self.tokens)
 
     def put(self, numbers: np.ndarray) -> Tensor:
         """As int64 on the device."""

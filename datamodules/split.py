@@ -11,6 +11,7 @@ import numpy as np
 from datamodules.catalog import Catalog
 from sid.errors import UserError, require
 
+STRETCH_EVENTS = 1 << 23
 KINDS = ("leave_one_out", "time", "given")
 
 
@@ -179,3 +180,17 @@ def _positions(offsets_U1: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
 def _examples(user_M: np.ndarray, chosen_M: np.ndarray) -> Examples:
     target_E = np.flatnonzero(chosen_M).astype(np.int64)
     return Examples(user_M[target_E], target_E, target_E)
+
+
+def learnt_counts(catalog: Catalog, split: Split) -> np.ndarray:
+    """(N,) int64, how often each item is among the events that training may know. The log is read a stretch at a
+    time."""
+    offsets_U1, count_N = catalog.offsets_U1, np.zeros(catalog.num_items, np.int64)
+    known_U = known_until(split.train, offsets_U1)
+    for start in range(0, catalog.num_events, STRETCH_EVENTS):
+        stop = min(start + STRETCH_EVENTS, catalog.num_events)
+        first, last = np.searchsorted(offsets_U1, [start, stop - 1], side="right") - 1
+        events_U = np.diff(np.clip(offsets_U1[first : last + 2], start, stop))
+        known = np.arange(start, stop) < np.repeat(known_U[first : last + 1], events_U)
+        count_N += np.bincount(catalog.item_M[start:stop][known], minlength=catalog.num_items)
+    return count_N

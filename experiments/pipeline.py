@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datamodules.catalog import Catalog
-from datamodules.split import Split
+from datamodules.split import Split, learnt_counts
 from experiments.config import RunConfig, as_trained, asked_at_test, hashed, to_yaml
 from experiments.named import named
 from experiments.provenance import provenance
@@ -195,7 +195,6 @@ class Pipeline:
         import torch
 
         from datamodules.attributes import attributes
-        from experiments.training import learnt_counts
         from models.next_item import Known
 
         catalog = self.catalog

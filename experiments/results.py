@@ -4,13 +4,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from experiments.page import read_columns, read_json, read_text
 from sid.errors import UserError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BEST = "best.ckpt"
 NO_RESULT = ("name", "logger", "output_dir", "published", "data.data_dir", "data.interactions", "data.items",
              "embed.path", "model.form")  # fmt: skip
 """Options that change no result, or are told by the model and by the hashes of the stages."""
@@ -54,10 +59,7 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Raises UserError where the folder is no run, or a file of it is damaged."""
-    if not (folder / "config.yaml").is_file():
-        runs = ", ".join(str(path.parent) for path in sorted(folder.glob("*/config.yaml")))
-        hint = f"; did you mean {runs}?" if runs else "; give folders like runs/tiger_beauty/197e01a39f81"
-        raise UserError(f"{folder} is no run: it holds no config.yaml{hint}")
+    require_run(folder)
     config = read_config(folder / "config.yaml")
     environment = read_json(folder / "environment.json")
     manifest, test = (
@@ -89,6 +91,14 @@ def read_run(folder: Path) -> Run:
         bool(manifest),
         wall,
     )
+
+
+def require_run(folder: Path) -> None:
+    """Raises UserError where the folder is no run."""
+    if not (folder / "config.yaml").is_file():
+        runs = ", ".join(str(path.parent) for path in sorted(folder.glob("*/config.yaml")))
+        hint = f"; did you mean {runs}?" if runs else "; give folders like runs/tiger_beauty/197e01a39f81"
+        raise UserError(f"{folder} is no run: it holds no config.yaml{hint}")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -142,6 +152,19 @@ def measured(columns: Mapping[str, np.ndarray], train: Mapping[str, Any], test: 
 def training_minutes(columns: Mapping[str, np.ndarray]) -> np.ndarray:
     """CPU minutes at the end of every epoch, wall minutes where the file has no others."""
     return columns.get("cpu_seconds", columns.get("seconds", np.empty(0))) / 60
+
+
+def load_weights(run: Path) -> dict[str, "Tensor"]:
+    """The model's weights of the run's best validation. Raises UserError where there are none that can be read."""
+    import torch
+
+    path = run / "checkpoints" / BEST
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except (OSError, RuntimeError, EOFError, KeyError, UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be read ({reason}); train again with force=train") from error
+    return {name.removeprefix("model."): weight for name, weight in weights.items() if name.startswith("model.")}
 
 
 def by_config(runs: Sequence[Run]) -> list[list[Run]]:

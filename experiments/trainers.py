@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from experiments.config import RunConfig
 from sid.errors import UserError
 
-LAST, BEST = "last.ckpt", "best.ckpt"
+LAST = "last.ckpt"
 CLEAR_REFS = Path("/proc/self/clear_refs")
 """Linux: writing 5 starts the count of the process's largest memory anew."""
 

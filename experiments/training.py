@@ -20,12 +20,12 @@ from callbacks.recommendations import RecommendationFile
 from callbacks.retrieval import Retrieval
 from datamodules.catalog import Catalog
 from datamodules.sequences import SequenceDataModule
-from datamodules.split import Split, known_until
+from datamodules.split import Split, learnt_counts
 from experiments.config import EvaluationConfig, RunConfig
 from experiments.page import read_columns
+from experiments.results import BEST, load_weights
 from experiments.stages import process_rank
 from experiments.trainers import (
-    BEST,
     AtomicCheckpoints,
     WeightAverage,
     best_checkpoint,
@@ -47,7 +47,6 @@ from sid.trie import FreeTree, Trie
 
 MONITOR = "val/ndcg@10"
 PRETRAINING = "pretraining.csv"
-STRETCH_EVENTS = 1 << 23
 
 
 def list_metrics(config: EvaluationConfig, catalog: Catalog) -> list[Metric]:
@@ -207,8 +206,7 @@ def settle(
 
 def load_best(module: RetrieverModule, run: Path) -> RetrieverModule:
     """Puts the weights of the run's best validation into the module."""
-    weights = torch.load(run / "checkpoints" / BEST, map_location="cpu", weights_only=True)["state_dict"]
-    module.load_state_dict(weights)
+    module.model.load_state_dict(load_weights(run))
     return module.eval()
 
 
@@ -260,17 +258,3 @@ def popularity(config: EvaluationConfig, catalog: Catalog, split: Split) -> dict
             metric.sync_on_compute = False
             metric.update(lists, Targets(target_B))
     return {name: float(value) for metric in metrics for name, value in metric.compute().items()}
-
-
-def learnt_counts(catalog: Catalog, split: Split) -> np.ndarray:
-    """(N,) int64, how often each item is among the events that training may know. The log is read a stretch at a
-    time."""
-    offsets_U1, count_N = catalog.offsets_U1, np.zeros(catalog.num_items, np.int64)
-    known_U = known_until(split.train, offsets_U1)
-    for start in range(0, catalog.num_events, STRETCH_EVENTS):
-        stop = min(start + STRETCH_EVENTS, catalog.num_events)
-        first, last = np.searchsorted(offsets_U1, [start, stop - 1], side="right") - 1
-        events_U = np.diff(np.clip(offsets_U1[first : last + 2], start, stop))
-        known = np.arange(start, stop) < np.repeat(known_U[first : last + 1], events_U)
-        count_N += np.bincount(catalog.item_M[start:stop][known], minlength=catalog.num_items)
-    return count_N

@@ -1,17 +1,15 @@
 """Training and ranking of a classic retriever, which scores the whole catalogue at once.
 
-Legend: B users, N items, C items that may be recommended, K ranks.
+Legend: B users, N items, C items that may be recommended.
 """
 
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.batch import SequenceBatch, WindowBatch
 from lightning_modules.retriever import RetrieverModule
-from sid.decode import Recommendations
+from sid.decode import Recommendations, top_items
 
 
 class ClassicModule(RetrieverModule):
@@ -51,14 +49,3 @@ class ClassicModule(RetrieverModule):
         one matrix product. `state` is what `begin` has given for this batch, where it is there already."""
         scores_BN = self.begin(batch) if state is None else state
         return top_items(scores_BN, items_C, num_items)
-
-
-def top_items(scores_BN: Tensor, items_C: Tensor, num_items: int) -> Recommendations:
-    """The best of the items (C,), best first; -1 where there are no more, or the score is -inf."""
-    among_BC = scores_BN if len(items_C) == scores_BN.shape[1] else scores_BN[:, items_C]
-    scores_BK, place_BK = among_BC.topk(min(num_items, len(items_C)), dim=1)
-    items_BK = items_C[place_BK].masked_fill(scores_BK == -torch.inf, -1)
-    missing = num_items - items_BK.shape[1]
-    return Recommendations(
-        F.pad(items_BK, (0, missing), value=-1), F.pad(scores_BK, (0, missing), value=-torch.inf), None
-    )

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import dropout
-from models.next_item import INIT_STD, Known, NextItem, recent
+from models.next_item import INIT_STD, Known, NextItem, looked_up, recent
 from models.objectives import Objective
 
 
@@ -39,7 +39,7 @@ class Caser(NextItem):
         best = []
         for height, convolution in enumerate(self.horizontal, 1):
             found_BHT = convolution(padded_BDT).relu()
-            best.append(F.max_pool1d(found_BHT, self.length - height + 1, stride=1).transpose(1, 2))
+            best.append(found_BHT.unfold(2, self.length - height + 1, 1).amax(3).transpose(1, 2))
         joined = torch.cat([vertical_BTDV.flatten(2), *best], dim=2)
         states_BTD = self.out(dropout(joined, self.rate, self.training)).relu()
-        return torch.cat([states_BTD, self.users[user_B][:, None].expand_as(states_BTD)], dim=2)
+        return torch.cat([states_BTD, looked_up(self.users, user_B)[:, None].expand_as(states_BTD)], dim=2)

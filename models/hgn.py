@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.attention import dropout
-from models.next_item import INIT_STD, Known, NextItem, recent
+from models.next_item import INIT_STD, Known, NextItem, looked_up, recent
 from models.objectives import Objective
 
 
@@ -21,7 +21,7 @@ class HGN(NextItem):
 
     def states(self, item_BT: Tensor, user_B: Tensor) -> Tensor:
         """The user, the gated items and the items themselves: inner products with an item add up (equation 11)."""
-        user_B1D = self.users[user_B][:, None]
+        user_B1D = looked_up(self.users, user_B)[:, None]
         item_BTLD = recent(self.embed(item_BT), self.length)
         there_BTL = recent((item_BT >= 0)[..., None].float(), self.length)[..., 0]
         opening_BTLD = (self.feature(item_BTLD) + self.feature_user(user_B1D)[:, :, None]).sigmoid()

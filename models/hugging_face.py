@@ -1,11 +1,15 @@
-"""A trained Tiger as a Hugging Face `T5ForConditionalGeneration`, with the same weights and the same outputs."""
+"""A trained Tiger as a Hugging Face `T5ForConditionalGeneration` and back: the same weights, the same outputs."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from models.attention import Shape
 from models.tiger import Tiger
 from sid.errors import UserError
-from sid.tokens import BOS, PAD
+from sid.tokens import BOS, PAD, TokenSpace
 
 if TYPE_CHECKING:
     from transformers import T5Config, T5ForConditionalGeneration
@@ -37,7 +41,8 @@ def t5_config(shape: Shape, vocab_size: int) -> "T5Config":
 
 
 def to_hugging_face(model: Tiger) -> "T5ForConditionalGeneration":
-    """Copies the weights. Give it `decoder_input_ids` that start with BOS, and `attention_mask = tokens != PAD`.
+    """Copies the weights. Give it `decoder_input_ids` that start with BOS, and `attention_mask = tokens != PAD`. Its
+    config also holds `codebook_sizes` and `num_user_tokens`.
 
     Raises UserError for another model: Hugging Face has none like it.
     """
@@ -46,8 +51,43 @@ def to_hugging_face(model: Tiger) -> "T5ForConditionalGeneration":
     from transformers import T5ForConditionalGeneration
 
     config = t5_config(model.encoder.bias.shape, model.tokens.size)
+    config.codebook_sizes, config.num_user_tokens = list(model.tokens.codebook_sizes), model.tokens.num_user_tokens
     peer = T5ForConditionalGeneration(config)
-    weights = {"shared.weight": model.embedding}
+    peer.load_state_dict({name: weight.detach().clone() for name, weight in counterparts(model).items()})
+    return peer.train(model.training)
+
+
+def from_hugging_face(folder: Path) -> Tiger:
+    """The TIGER that `save_hugging_face` has written, in evaluation mode.
+
+    Raises UserError where the folder holds no such T5.
+    """
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder} holds no config.json; name a folder that experiments.export has written")
+    config = T5Config.from_pretrained(folder)
+    if not hasattr(config, "codebook_sizes"):
+        raise UserError(f"{folder} is a T5 without codebook_sizes in its config: no TIGER of ours")
+    peer = T5ForConditionalGeneration.from_pretrained(folder)
+    sizes = (config.d_model, config.num_layers, config.num_heads, config.d_kv, config.d_ff, config.dropout_rate)
+    shape = Shape(*sizes, config.relative_attention_num_buckets, config.relative_attention_max_distance)
+    model = Tiger(shape, TokenSpace(tuple(config.codebook_sizes), config.num_user_tokens))
+    theirs = peer.state_dict()
+    with torch.no_grad():
+        for name, weight in counterparts(model).items():
+            weight.copy_(theirs[name])
+    return model.eval()
+
+
+def save_hugging_face(model: Tiger, folder: Path) -> None:
+    """Config in JSON and weights in safetensors, for `T5ForConditionalGeneration.from_pretrained`."""
+    to_hugging_face(model).save_pretrained(folder)
+
+
+def counterparts(model: Tiger) -> dict[str, Tensor]:
+    """Hugging Face's name -> our weight, or the part of one that it is; nothing is copied."""
+    weights: dict[str, Tensor] = {"shared.weight": model.embedding, "lm_head.weight": model.embedding}
     for stack in ("encoder", "decoder"):
         ours = getattr(model, stack)
         weights[f"{stack}.embed_tokens.weight"] = model.embedding
@@ -68,6 +108,4 @@ def to_hugging_face(model: Tiger) -> "T5ForConditionalGeneration":
             weights[f"{prefix}.DenseReluDense.wi.weight"] = layer.feed_forward.inner.weight
             weights[f"{prefix}.DenseReluDense.wo.weight"] = layer.feed_forward.out.weight
             weights[f"{prefix}.layer_norm.weight"] = layer.feed_forward_norm.weight
-    weights["lm_head.weight"] = model.embedding
-    peer.load_state_dict({name: weight.detach().clone() for name, weight in weights.items()})
-    return peer.train(model.training)
+    return weights

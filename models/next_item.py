@@ -50,7 +50,7 @@ class NextItem(nn.Module):
 
     def embed(self, item_BT: Tensor) -> Tensor:
         """(B, T, D) embeddings; zero where there is no item (-1)."""
-        return F.embedding(item_BT.clamp_min(0), self.items) * (item_BT >= 0)[..., None]
+        return looked_up(self.items, item_BT)
 
     def states(self, item_BT: Tensor, user_B: Tensor) -> Tensor:
         """(B, T, D), what is known of a user after each item (B, T), oldest first; -1 behind."""
@@ -80,6 +80,11 @@ class NextItem(nn.Module):
         if self.separate is None or self.bias is None:
             return states_XD, self.items
         return F.pad(states_XD, (0, 1), value=1.0), torch.cat([self.separate, self.bias[:, None]], dim=1)
+
+
+def looked_up(table: Tensor, number: Tensor) -> Tensor:
+    """Rows (..., D) of a table (X, D) by number (...); zero for -1: no item here, or a user who is not known."""
+    return F.embedding(number.clamp_min(0), table) * (number >= 0)[..., None]
 
 
 def products(states_BD: Tensor, answers_ND: Tensor) -> Tensor:

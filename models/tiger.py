@@ -38,7 +38,7 @@ class Tiger(nn.Module):
     def encode(self, x_BSD: Tensor, padding_BS: Tensor) -> tuple[Tensor, Tensor | None]:
         """The encoder's output (B, S, D), and the mask (B, 1, 1, S) for those who read it."""
         mask_B11S = None
-        if x_BSD.device.type != "cpu" or padding_BS.any():
+        if torch.compiler.is_compiling() or x_BSD.device.type != "cpu" or padding_BS.any():
             mask_B11S = torch.zeros_like(padding_BS, dtype=self.embedding.dtype).masked_fill(padding_BS, -torch.inf)
             mask_B11S = mask_B11S[:, None, None]
         return self.encoder(x_BSD, mask_B11S), mask_B11S

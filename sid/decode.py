@@ -1,14 +1,16 @@
-"""Beam search over semantic IDs: a plain function of tensors, usable without a trainer.
+"""Beam search over semantic IDs, and the best of scores: plain functions of tensors, usable without a trainer.
 
 Legend: B users, K beams, A beams that the model is asked about, V codes of a level, C children of a
-prefix, R continuations of all beams, L levels.
+prefix, L levels, N items, X places.
 """
 
 from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from sid.sampling import children_ranks, gumbel
 from sid.trie import Children, PrefixTree
 
 
@@ -21,6 +23,11 @@ class Recommendations(NamedTuple):
     """(B, K) float; for a generative model the log-likelihood of the item."""
     codes_BKL: Tensor | None
     """(B, K, L) int64 codes, None for a model without codes."""
+
+    def part(self, rows: slice, ranks: slice) -> "Recommendations":
+        """Some users' lists, or the tops of them."""
+        codes_BKL = None if self.codes_BKL is None else self.codes_BKL[rows, ranks]
+        return Recommendations(self.items_BK[rows, ranks], self.scores_BK[rows, ranks], codes_BKL)
 
 
 class Generator(Protocol):
@@ -60,6 +67,7 @@ def beam_search(
     num_beams: int,
     constrained: bool = False,
     trace: list[Tensor] | None = None,
+    sampler: torch.Generator | None = None,
 ) -> Recommendations:
     """The `num_beams` most likely semantic IDs of the tree for every user, best first.
 
@@ -72,11 +80,16 @@ def beam_search(
 
     `trace` collects the codes (B, K, l) of all beams after each level l, best first.
 
+    With a `sampler` (`constrained` only) the items are drawn without replacement, each time with its probability among
+    those that are left, and come in the order of the draws; see `sid.sampling`.
+
     The first step runs on one beam. Where a catalogue holds fewer than `num_beams` items the rest is filled with item
     -1 at score -inf.
     """
+    if sampler is not None and not constrained:
+        raise ValueError("sampling needs probabilities that sum to one over the items: constrained=True")
     next_BKV, state = model.next_logp(state, 0, None, None)
-    logp_BK = next_BKV.new_zeros(len(next_BKV), 1)
+    rank_BK = logp_BK = next_BKV.new_zeros(len(next_BKV), 1)
     nodes_BK = torch.zeros_like(logp_BK, dtype=torch.long)
     prefix_BKL = nodes_BK.new_zeros(len(next_BKV), 1, 0)
     asked_BA = slots_BK = nodes_BK
@@ -84,8 +97,10 @@ def beam_search(
         child = tree.children(level, nodes_BK)
         gain_BKC = _gains(next_BKV, child, asked_BA, constrained)
         width = gain_BKC.shape[2]
-        total_BR = (logp_BK[..., None] + gain_BKC).flatten(1)
-        logp_BK, picks_BK = total_BR.topk(min(num_beams, total_BR.shape[1]))
+        total_BKC = logp_BK[..., None] + gain_BKC
+        rank_BKC = total_BKC if sampler is None else children_ranks(total_BKC, rank_BK, sampler)
+        rank_BK, picks_BK = rank_BKC.flatten(1).topk(min(num_beams, rank_BKC[0].numel()))
+        logp_BK = total_BKC.flatten(1).gather(1, picks_BK)
         parents_BK = picks_BK // width
         codes_BK = child.codes_BKC.flatten(1).gather(1, picks_BK)
         nodes_BK = child.nodes_BKC.flatten(1).gather(1, picks_BK)
@@ -103,10 +118,26 @@ def beam_search(
     items_BK = tree.items(nodes_BK, prefix_BKL).masked_fill(logp_BK == -torch.inf, -1)
     missing = (0, num_beams - items_BK.shape[1])
     return Recommendations(
-        torch.nn.functional.pad(items_BK, missing, value=-1),
-        torch.nn.functional.pad(logp_BK, missing, value=-torch.inf),
-        torch.nn.functional.pad(prefix_BKL, (0, 0, *missing), value=-1),
+        F.pad(items_BK, missing, value=-1),
+        F.pad(logp_BK, missing, value=-torch.inf),
+        F.pad(prefix_BKL, (0, 0, *missing), value=-1),
     )
+
+
+def top_items(
+    scores_BN: Tensor, items_C: Tensor, num_items: int, sampler: torch.Generator | None = None
+) -> Recommendations:
+    """The best of the items (C,), best first; -1 where there are no more, or the score is -inf.
+
+    With a `sampler` they are drawn without replacement from the softmax of the scores, as in `beam_search`.
+    """
+    among_BC = scores_BN if len(items_C) == scores_BN.shape[1] else scores_BN[:, items_C]
+    rank_BC = among_BC if sampler is None else among_BC + gumbel(among_BC, sampler)
+    place_BK = rank_BC.topk(min(num_items, len(items_C)), dim=1).indices
+    scores_BK = among_BC.gather(1, place_BK)
+    items_BK = items_C[place_BK].masked_fill(scores_BK == -torch.inf, -1)
+    missing = (0, num_items - items_BK.shape[1])
+    return Recommendations(F.pad(items_BK, missing, value=-1), F.pad(scores_BK, missing, value=-torch.inf), None)
 
 
 def _gains(next_BAV: Tensor, child: Children, asked_BA: Tensor, constrained: bool) -> Tensor:

@@ -3,6 +3,7 @@
 Legend: B users, K beams, C children (padded), L levels, N items, X some of them, n nodes of a level.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple, Protocol
@@ -114,6 +115,17 @@ class Trie:
     def items(self, nodes_BK: Tensor, codes_BKL: Tensor) -> Tensor:
         return self.leaf_item[nodes_BK].long()
 
+    def below(self, prefix: Sequence[int]) -> Tensor:
+        """(X,) the items whose codes begin with the prefix, in lexicographic order."""
+        low, end = 0, len(self.codes[0])
+        for level, code in enumerate(prefix):
+            if level:
+                low, end = (int(self.first_child[level - 1][node]) for node in (low, end))
+            low, end = (low + int(bound) for bound in _place(self.codes[level][low:end], code))
+        for first_child in self.first_child[max(len(prefix) - 1, 0) :]:
+            low, end = int(first_child[low]), int(first_child[end])
+        return self.leaf_item[low:end].long()
+
     def find(self, codes: Tensor) -> Tensor:
         """Items with the given codes (..., L), -1 where there is none: one binary search a level."""
         node = torch.zeros(codes.shape[:-1], dtype=torch.long, device=codes.device)
@@ -128,6 +140,11 @@ class Trie:
             node = low.clamp_max(last)
             found &= (low < end) & (self.codes[level][node] == codes[..., level])
         return torch.where(found, self.leaf_item[node].long(), -1)
+
+
+def _place(sorted_X: Tensor, code: int) -> tuple[Tensor, Tensor]:
+    """Where a code begins and ends."""
+    return torch.searchsorted(sorted_X, code), torch.searchsorted(sorted_X, code, right=True)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ["sid", "models", "datamodules", "lightning_modules", "callbacks", "experiments"]
+PACKAGES = ["sid", "models", "datamodules", "lightning_modules", "callbacks", "serving", "experiments"]
 OURS = {*PACKAGES, "tests", "benchmarks"}
 MAY_IMPORT = {
     "sid": [],
@@ -17,7 +17,8 @@ MAY_IMPORT = {
     "datamodules": ["sid"],
     "lightning_modules": ["sid", "models", "datamodules.batch"],
     "callbacks": ["sid", "datamodules.batch"],
-    "experiments": ["sid", "models", "datamodules", "lightning_modules", "callbacks"],
+    "serving": ["sid", "models", "datamodules.batch"],
+    "experiments": ["sid", "models", "datamodules", "lightning_modules", "callbacks", "serving"],
 }
 HEAVY = ["torch", "lightning", "sentence_transformers", "faiss", "wandb", "datasets", "daft", "transformers"]
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callbacks.recommendations import RecommendationFile
+from datamodules import split as splitting
 from datamodules.catalog import ITEM_SCHEMA, USER_SCHEMA, Catalog
 from datamodules.split import Examples, Split, SplitConfig
 from datamodules.synthetic import SyntheticConfig
@@ -53,8 +54,8 @@ def test_learnt_items_are_counted_as_all_at_once_whatever_the_stretch(
 ) -> None:
     catalog, split = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "STRETCH_EVENTS", stretch)
-        count_N = training.learnt_counts(catalog, split)
+        patch.setattr(splitting, "STRETCH_EVENTS", stretch)
+        count_N = splitting.learnt_counts(catalog, split)
     assert count_N.tolist() == np.bincount(slow_learnt_items(catalog, split), minlength=5).tolist()
 
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_modules.classic import top_items
+from sid.decode import top_items
 
 
 @settings(max_examples=100, deadline=None)

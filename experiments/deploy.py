@@ -1,0 +1,123 @@
+"""From a run folder to a retriever in use: a bundle (`serving.bundle`) of the weights of its best validation.
+
+Array names end in their shape: U users.
+"""
+
+import html
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+import yaml  # type: ignore[import-untyped]
+
+from datamodules.attributes import attributes
+from datamodules.catalog import Catalog
+from datamodules.split import Split, SplitConfig, learnt_counts
+from experiments.page import read_json, read_text
+from experiments.results import load_weights, require_run
+from models.classic_configs import ClassicConfig
+from models.configs import GenerativeConfig, ModelConfig
+from serving.bundle import CARD, Bundle, Card, build, model_config
+from serving.recommender import Recommender
+from sid.errors import UserError
+from sid.table import SIDTable
+
+EXAMPLES = 50
+
+
+def recommender(folder: Path, device: str = "cpu") -> Recommender:
+    """Of a run, or of a bundle that `experiments.export` has written. Raises UserError where it is neither."""
+    return Recommender.load(folder, device) if (folder / CARD).exists() else Recommender(bundle_of(folder), device)
+
+
+def bundle_of(run: Path) -> Bundle:
+    """The bundle of a trained run, from its folder and the artifacts beside it; raw files are not needed.
+
+    Raises:
+        UserError: the folder is no run, its training is not finished, or a part of it is missing or damaged.
+    """
+    require_run(run)
+    config = yaml.safe_load(read_text(run / "config.yaml"))
+    environment = read_json(run / "environment.json")
+    if not (run / "train.manifest.json").exists():
+        raise UserError(f"{run} is not trained to its end; repeat {environment.get('command', 'its command')}")
+    sizes = {"kind": read_json(run / "train.manifest.json")["inputs"]["kind"], **config["model"]}
+    stages = environment["stages"]
+    artifacts = run.resolve().parents[2] / "artifacts"
+    catalog = Catalog.load(artifacts / "prepare" / stages["prepare"])
+    split = SplitConfig(**config["split"]).build(catalog)
+    model = model_config(sizes)
+    table = SIDTable.load(artifacts / "tokenize" / stages["tokenize"]) if isinstance(model, GenerativeConfig) else None
+    vectors = artifacts / "embed" / stages.get("embed", "") / "vectors.npy"
+    inputs = model_inputs(model, catalog, split, vectors)
+    reads_long = isinstance(model, GenerativeConfig) and model.reads_long
+    card = Card(
+        name=config["name"],
+        model=sizes,
+        max_items=config["sequences"]["max_items"],
+        long_items=config["sequences"]["long_items"] if reads_long else 0,
+        num_users=catalog.num_users,
+        num_beams=config["evaluation"]["num_beams"],
+        constrained=config["evaluation"]["constrained"],
+        provenance=provenance(run),
+    )
+    network = build(model, card, table, catalog.num_items, inputs)
+    network.load_state_dict(load_weights(run))
+    users = catalog.users["user"].combine_chunks() if knows_users(network) else None
+    return Bundle(card, network.eval(), shown_items(catalog), users, table, inputs, examples(catalog, split))
+
+
+def provenance(run: Path) -> dict[str, Any]:
+    """Where a bundle comes from, and what its model reached."""
+    environment = read_json(run / "environment.json")
+    kept = {name: environment.get(name) for name in ("commit", "versions", "seed", "stages")}
+    tested = read_json(run / "test.json")["metrics"] if (run / "test.json").exists() else {}
+    return {"run": run.resolve().name, **kept, "test": tested}
+
+
+def model_inputs(model: ModelConfig, catalog: Catalog, split: Split, vectors: Path) -> dict[str, torch.Tensor]:
+    """What a model is built from besides its sizes; see `serving.bundle.build`."""
+    inputs = {}
+    if isinstance(model, ClassicConfig):
+        inputs["counts_N"] = torch.from_numpy(learnt_counts(catalog, split))
+        if model.reads_attributes:
+            inputs["attributes_NA"] = torch.from_numpy(attributes(catalog.items)[0])
+    if (isinstance(model, ClassicConfig) and model.reads_vectors) or (
+        isinstance(model, GenerativeConfig) and model.reads_long
+    ):
+        inputs["vectors_ND"] = torch.from_numpy(np.load(vectors).astype(np.float32))
+    return inputs
+
+
+def knows_users(network: Any) -> bool:
+    """Whether the model has something of its own for every user, so that a bundle must know their ids."""
+    return hasattr(network, "users") or bool(getattr(getattr(network, "tokens", None), "num_user_tokens", 0))
+
+
+def shown_items(catalog: Catalog) -> pa.Table:
+    """What is shown of the items: id, title (the id, where there is none), category, whether it may be recommended."""
+    raw_ids = catalog.items["item"].to_pylist()
+    titles = (" ".join(html.unescape(title or "").split()) for title in catalog.items["title"].to_pylist())
+    columns = {
+        "item": raw_ids,
+        "title": [title or raw for title, raw in zip(titles, raw_ids, strict=True)],
+        "category": [html.unescape(name or "") for name in catalog.items["category"].to_pylist()],
+    }
+    return pa.table({**columns, "candidate": catalog.items["candidate"]})
+
+
+def examples(catalog: Catalog, split: Split) -> pa.Table:
+    """Test users, evenly spaced: their ids, histories, and the item that came next."""
+    chosen = np.unique(np.linspace(0, len(split.test.user_E) - 1, EXAMPLES).astype(int))
+    asked = split.test.only(chosen)
+    start_U = catalog.offsets_U1[asked.user_E]
+    histories = [catalog.item_M[start:end].tolist() for start, end in zip(start_U, asked.end_E, strict=True)]
+    return pa.table(
+        {
+            "user": catalog.users["user"].take(pa.array(asked.user_E)),
+            "history": pa.array(histories, pa.list_(pa.int32())),
+            "next": catalog.item_M[asked.target_E],
+        }
+    )

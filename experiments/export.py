@@ -1,0 +1,63 @@
+"""A trained run as a folder to ship: `python -m experiments.export RUN OUT`.
+
+OUT is a bundle (weights and codes in safetensors, sizes and provenance in JSON, items in Parquet) that `recommend`,
+`serve` and `serving.recommender.Recommender.load` take. A TIGER is there a second time as a Hugging Face T5, in
+hugging_face/. With `scorer` the step that scores given items is exported for runtimes without this code.
+"""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.run import answer, take, wait_passively
+from sid.errors import UserError, require
+
+USAGE = """usage: python -m experiments.export RUN OUT [scorer=false] [force=false]
+
+RUN: a run folder, such as runs/tiger_tiny/1a2b3c4d5e6f. OUT: a folder that is not there yet; force=true replaces it.
+scorer=true also writes scorer.pt2, a torch.export program that scores items.
+"""
+
+
+def export(arguments: Sequence[str]) -> None:
+    """Writes the folder aside and renames it: it is whole or not there."""
+    own = {"scorer": "false", "force": "false"}
+    folders = take(arguments, own)
+    if len(folders) != 2:
+        raise UserError(f"expected a run and a folder to write\n{USAGE}")
+    for name, value in own.items():
+        require(value in ("true", "false"), name, value, "true or false")
+    run, out = map(Path, folders)
+    if out.exists() and own["force"] == "false":
+        raise UserError(f"{out} is there already; name another folder, or add force=true to replace it")
+    wait_passively()
+    from experiments.deploy import bundle_of
+    from models.hugging_face import save_hugging_face
+    from models.tiger import Tiger
+    from serving.scorer import save_scorer
+
+    bundle = bundle_of(run)
+    aside = out.with_name(f".{out.name}.new")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        if own["scorer"] == "true":
+            save_scorer(bundle, aside)
+        if type(bundle.model) is Tiger:
+            save_hugging_face(bundle.model, aside / "hugging_face")
+        bundle.save(aside)
+        if out.exists():
+            shutil.rmtree(out)
+        aside.replace(out)
+    except OSError as error:
+        raise UserError(f"{error.filename or out} cannot be written: {error.strerror or error}") from error
+    size = sum(path.stat().st_size for path in out.rglob("*"))
+    print(f"{out}: {size / 2**20:.1f} MiB in {', '.join(sorted(path.name for path in out.iterdir()))}")
+
+
+def main(arguments: list[str]) -> int:
+    return answer(arguments, USAGE, export)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""A trained retriever in use: no Lightning, no data sets, no experiment."""

@@ -1,0 +1,217 @@
+"""From item ids to recommended items: what the command line, the service and the export stand on.
+
+Legend: B histories, T items of a history, L levels, K items or beams, N items.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from datamodules.batch import SequenceBatch, token_sequence
+from serving.bundle import Bundle
+from sid.decode import Recommendations, beam_search, top_items
+from sid.errors import UserError
+from sid.sampling import Tempered
+from sid.trie import Trie
+
+WARMEST = 100.0
+
+
+class Question(NamedTuple):
+    """How to answer; the same for all histories of a call."""
+
+    k: int = 10
+    beams: int = 0
+    """Beams of a generative model, at least k; 0: as many as in the test."""
+    temperature: float = 0.0
+    """0: the likeliest items; above: items are drawn, the more evenly the higher it is."""
+    first_temperature: float = 0.0
+    """The temperature of the first code, for lists of several kinds of item; 0: as `temperature`."""
+    seed: int = 0
+    """Of the draws."""
+    fresh: bool = False
+    """Leave out items of the history."""
+
+
+class Answer(NamedTuple):
+    lists: Recommendations
+    """k items a history, -1 where there are no more."""
+    beams: list[Tensor]
+    """The codes (B, K, l) of all beams after each level l, best first; empty for a classic model."""
+
+
+@dataclass
+class Recommender:
+    """Answers for batches of histories, on one device."""
+
+    bundle: Bundle
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        self.bundle.model.to(self.device)
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> "Recommender":
+        """From an exported bundle. Raises UserError where it is not whole."""
+        return cls(Bundle.load(folder), device)
+
+    @property
+    def num_items(self) -> int:
+        return int(self.bundle.items.num_rows)
+
+    @cached_property
+    def _number(self) -> dict[str, int]:
+        return {raw: number for number, raw in enumerate(self.bundle.items["item"].to_pylist())}
+
+    @cached_property
+    def _user_number(self) -> dict[str, int]:
+        return {} if self.bundle.users is None else {u: i for i, u in enumerate(self.bundle.users.to_pylist())}
+
+    @cached_property
+    def _candidates(self) -> Tensor:
+        candidate_N = np.asarray(self.bundle.items["candidate"].fill_null(True))
+        return torch.from_numpy(np.flatnonzero(candidate_N)).to(self.device)
+
+    @cached_property
+    def _trie(self) -> Trie:
+        table = self.bundle.table
+        assert table is not None
+        some = len(self._candidates) < self.num_items
+        trie = Trie.from_codes(table.codes_NL, self._candidates.cpu()) if some else table.trie
+        return trie.to(self.device)
+
+    @cached_property
+    def _codes(self) -> Tensor:
+        """(N, L); item numbers for a classic model, which does not read them."""
+        table = self.bundle.table
+        return torch.arange(self.num_items)[:, None] if table is None else table.codes_NL.to(self.device)
+
+    def numbers(self, raw_ids: Sequence[str]) -> tuple[list[int], list[str]]:
+        """Numbers of the items with these ids, in order, and the ids that no item has."""
+        known = [self._number[raw] for raw in raw_ids if raw in self._number]
+        return known, [raw for raw in raw_ids if raw not in self._number]
+
+    def user_numbers(self, raw_ids: Sequence[str | None]) -> list[int]:
+        """-1 for a user that is not known."""
+        return [self._user_number.get(raw, -1) if raw is not None else -1 for raw in raw_ids]
+
+    def shown(self, item: int) -> dict[str, Any]:
+        """An item in words: id, title, category and, where it has one, semantic ID."""
+        row = {name: self.bundle.items[name][item].as_py() for name in ("item", "title", "category")}
+        table = self.bundle.table
+        return row if table is None else {**row, "codes": table.codes_NL[item].tolist()}
+
+    def find(self, words: str, most: int) -> list[int]:
+        """Items with this id, or with all these words in their title, whatever the case."""
+        if words in self._number:
+            return [self._number[words]]
+        found = pa.chunked_array([pa.repeat(True, self.num_items)])
+        for word in words.split():
+            found = pc.and_(found, pc.match_substring(self.bundle.items["title"], word, ignore_case=True))
+        return [int(item) for item in np.flatnonzero(found)[:most]]
+
+    def under(self, codes: Sequence[int]) -> dict[str, Any]:
+        """How many items have semantic IDs that begin so, and the title of one."""
+        items_X = self._trie.below(codes)
+        return {"codes": list(codes), "items": len(items_X), "example": self.shown(int(items_X[0]))["title"]}
+
+    def batch(self, histories: Sequence[Sequence[int]], users: Sequence[int] = ()) -> SequenceBatch:
+        """What a model reads of histories of item numbers, oldest first; without target.
+
+        Args:
+            users: their numbers, -1 for one that is not known; none given: all are not known.
+
+        Raises:
+            UserError: a history is empty.
+        """
+        if not all(histories):
+            raise UserError("a history is empty: there is nothing to go by; recommend what is popular to new users")
+        card, zero_B = self.bundle.card, torch.zeros(len(histories), dtype=torch.long, device=self.device)
+        user_B = torch.tensor(users, device=self.device) if users else zero_B - 1
+        recent = [history[-card.max_items :] for history in histories]
+        history_BT = padded(recent).to(self.device)
+        long_BT = None
+        if card.long_items:
+            end = -card.max_items
+            long_BT = padded([history[end - card.long_items : end] for history in histories]).to(self.device)
+        model: Any = self.bundle.model
+        tokens_BS = history_BT
+        if self.bundle.table is not None:
+            tokens_BS = token_sequence(history_BT, user_B, self._codes, model.tokens)
+        no_code_BL = zero_B[:, None].expand(-1, self._codes.shape[1])
+        return SequenceBatch(tokens_BS, no_code_BL, history_BT, zero_B - 1, user_B, long_BT)
+
+    @torch.inference_mode()
+    def answer(self, histories: Sequence[Sequence[int]], question: Question, users: Sequence[int] = ()) -> Answer:
+        """The items recommended after each of the histories (item numbers, oldest first).
+
+        Raises:
+            UserError: a history is empty, or the question asks for what cannot be given.
+        """
+        batch, wanted = self.batch(histories, users), self._wanted(question, histories)
+        draws = question.temperature > 0 or question.first_temperature > 0
+        sampler = torch.Generator().manual_seed(question.seed) if draws else None
+        trace: list[Tensor] = []
+        model: Any = self.bundle.model
+        if self.bundle.table is None:
+            scores_BN = model.scores(batch.history_BT, batch.user_B) / (question.temperature or 1.0)
+            lists = top_items(scores_BN, self._candidates, wanted, sampler)
+        else:
+            constrained, asked = self.bundle.card.constrained, model
+            if sampler is not None:
+                asked, constrained = Tempered(model, self._temperatures(question)), True
+            state = model.begin(*batch.inputs)
+            lists = beam_search(asked, state, self._trie, wanted, constrained, trace, sampler)
+        if question.fresh:
+            lists = without(lists, histories)
+        return Answer(lists.part(slice(None), slice(question.k)), trace)
+
+    def _wanted(self, question: Question, histories: Sequence[Sequence[int]]) -> int:
+        """Items to find for every history."""
+        if not 1 <= question.k <= self.num_items:
+            raise UserError(f"k={question.k}: expected 1 to {self.num_items}, the items of the catalogue")
+        for name in ("temperature", "first_temperature"):
+            value = getattr(question, name)
+            if not 0 <= value <= WARMEST:
+                raise UserError(f"{name}={value}: expected 0 to {WARMEST:g}")
+        if self.bundle.table is None:
+            if question.beams or question.first_temperature:
+                raise UserError(f"{self.bundle.card.name} scores all items at once: it has no beams and no first code")
+            wanted = question.k
+        else:
+            wanted = question.beams or max(question.k, self.bundle.card.num_beams)
+            if wanted < question.k:
+                raise UserError(f"beams={wanted}: expected at least k={question.k}")
+        seen = max(len(set(history)) for history in histories) if question.fresh else 0
+        return min(wanted + seen, self.num_items)
+
+    def _temperatures(self, question: Question) -> list[float]:
+        rest = question.temperature or 1.0
+        return [question.first_temperature or rest, *[rest] * (self._trie.num_levels - 1)]
+
+
+def padded(histories: Sequence[Sequence[int]]) -> Tensor:
+    """(B, T) int64, -1 behind; T is at least 1."""
+    width = max(1, *map(len, histories)) if histories else 1
+    return torch.tensor([[*history, *[-1] * (width - len(history))] for history in histories])
+
+
+def without(lists: Recommendations, histories: Sequence[Sequence[int]]) -> Recommendations:
+    """The lists without items of the history, the others moved up; -1 behind."""
+    seen_BT = padded(histories).to(lists.items_BK.device)
+    gone_BK = (lists.items_BK[..., None] == seen_BT[:, None]).any(2) | (lists.items_BK < 0)
+    order_BK = gone_BK.byte().argsort(dim=1, stable=True)
+    items_BK = lists.items_BK.masked_fill(gone_BK, -1).gather(1, order_BK)
+    scores_BK = lists.scores_BK.masked_fill(gone_BK, -torch.inf).gather(1, order_BK)
+    codes_BKL = lists.codes_BKL
+    if codes_BKL is not None:
+        codes_BKL = codes_BKL.gather(1, order_BK[..., None].expand_as(codes_BKL))
+    return Recommendations(items_BK, scores_BK, codes_BKL)

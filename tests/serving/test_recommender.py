@@ -1,0 +1,274 @@
+"""A trained run in use gives what its test gave, from its folder or from a bundle of it.
+
+Legend: B histories, K items, L levels.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor
+
+from datamodules.batch import token_sequence
+from experiments import export
+from experiments.deploy import bundle_of, recommender
+from experiments.recommend import main as recommend
+from experiments.run import run
+from models.tiger import Tiger
+from serving import table as tables
+from serving.bundle import Bundle
+from serving.recommender import Question, Recommender
+from serving.scorer import SCORER, scorer
+from sid.errors import UserError
+
+MODELS = ["tiger_tiny", "glass_tiny", "causal_tiny", "sasrec_tiny", "caser_tiny", "fdsa_tiny", "itemknn_tiny"]
+SMALL = ["data.num_users=80", "train.precision=32-true"]
+SHORT = ["sequences.steps_per_epoch=3", "train.max_epochs=1", "train.validate_every=1"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One trained folder a model."""
+    output = tmp_path_factory.mktemp("serving")
+    found = {}
+    for name in MODELS:
+        learns = [] if name == "itemknn_tiny" else SHORT
+        tokens = ["model.num_user_tokens=7"] if name == "tiger_tiny" else []
+        long = ["data.num_users=40"] if name == "glass_tiny" else []
+        done = run([name, *SMALL, *learns, *tokens, *long, f"output_dir={output}"])
+        found[name] = done.train.folder
+    return found
+
+
+@pytest.fixture(scope="module")
+def bundles(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    output = tmp_path_factory.mktemp("bundles")
+    for name, folder in runs.items():
+        assert export.main([str(folder), str(output / name), f"scorer={'false' if 'glass' in name else 'true'}"]) == 0
+    return {name: output / name for name in runs}
+
+
+def asked(ready: Recommender) -> tuple[list[list[int]], list[int], list[str]]:
+    """The histories of the examples, their users' numbers and ids."""
+    rows = ready.bundle.examples
+    raw = rows["user"].to_pylist()
+    return rows["history"].to_pylist(), ready.user_numbers(raw), raw
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_answers_are_the_lists_of_the_test(name: str, runs: dict[str, Path]) -> None:
+    ready = recommender(runs[name])
+    histories, users, raw_users = asked(ready)
+    found = ready.answer(histories, Question(k=ready.bundle.card.num_beams), users).lists
+    written = pq.read_table(runs[name] / "recommendations.parquet").to_pandas()
+    stages = json.loads((runs[name] / "environment.json").read_text())["stages"]
+    ids = pq.read_table(runs[name].parents[2] / "artifacts/prepare" / stages["prepare"] / "users.parquet")
+    number = {raw: row for row, raw in enumerate(ids["user"].to_pylist())}
+    for raw, items_K, scores_K in zip(raw_users, found.items_BK.tolist(), found.scores_BK.tolist(), strict=True):
+        rows = written[written.user == number[raw]].sort_values("rank")
+        assert [item for item in items_K if item >= 0] == rows["item"].tolist()
+        assert np.allclose([score for score in scores_K if np.isfinite(score)], rows["score"], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_bundle_answers_as_the_run(name: str, runs: dict[str, Path], bundles: dict[str, Path]) -> None:
+    ready, moved = recommender(runs[name]), Recommender.load(bundles[name])
+    histories, users, _ = asked(ready)
+    assert (moved.bundle.users is not None) == (name in ("tiger_tiny", "caser_tiny"))
+    question = Question(k=5, temperature=0.7, seed=4)
+    for how in (Question(), question):
+        ours, theirs = ready.answer(histories, how, users), moved.answer(histories, how, users)
+        assert torch.equal(ours.lists.items_BK, theirs.lists.items_BK)
+        assert torch.allclose(ours.lists.scores_BK, theirs.lists.scores_BK)
+    assert moved.bundle.card.provenance["run"] == runs[name].name
+    assert moved.bundle.card.provenance["test"]["recall@10"] >= 0
+
+
+def test_histories_of_different_lengths_are_answered_as_each_alone(runs: dict[str, Path]) -> None:
+    for name, folder in runs.items():
+        ready = recommender(folder)
+        histories = [asked(ready)[0][0][:1], asked(ready)[0][1], asked(ready)[0][2] * 3]
+        together = ready.answer(histories, Question(k=5)).lists
+        for row, history in enumerate(histories):
+            alone = ready.answer([history], Question(k=5)).lists
+            assert torch.equal(together.items_BK[row], alone.items_BK[0]), name
+            assert torch.allclose(together.scores_BK[row], alone.scores_BK[0], atol=1e-4)
+
+
+def test_fresh_lists_are_the_longer_ones_without_the_history(runs: dict[str, Path]) -> None:
+    for name in ("itemknn_tiny", "tiger_tiny"):
+        ready = recommender(runs[name])
+        histories = asked(ready)[0][:6]
+        everything = ready.answer(histories, Question(k=ready.num_items, beams=0)).lists
+        fresh = ready.answer(histories, Question(k=8, fresh=True)).lists
+        for row, history in enumerate(histories):
+            slow = [item for item in everything.items_BK[row].tolist() if item >= 0 and item not in history][:8]
+            if name == "itemknn_tiny":  # the beams of the other are fewer than the items
+                assert fresh.items_BK[row].tolist() == slow
+            assert not set(fresh.items_BK[row].tolist()) & set(history)
+
+
+def test_a_trace_ends_with_the_codes_of_the_lists(runs: dict[str, Path]) -> None:
+    ready = recommender(runs["causal_tiny"])
+    found = ready.answer(asked(ready)[0][:3], Question(k=4))
+    assert [part.shape[2] for part in found.beams] == list(range(1, len(found.beams) + 1))
+    assert torch.equal(found.beams[-1][:, :4], found.lists.codes_BKL)
+    assert ready.bundle.table is not None
+    assert torch.equal(found.lists.codes_BKL, ready.bundle.table.codes_NL[found.lists.items_BK])
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        (Question(k=0), "k=0"),
+        (Question(k=10**6), "k=1000000"),
+        (Question(beams=3), "at least k=10"),
+        (Question(temperature=-1.0), "temperature=-1"),
+        (Question(first_temperature=1e9), "first_temperature"),
+    ],
+)
+def test_questions_that_cannot_be_answered(question: Question, said: str, runs: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match=said):
+        recommender(runs["tiger_tiny"]).answer([[0]], question)
+
+
+def test_an_empty_history_and_beams_of_a_classic_model_are_refused(runs: dict[str, Path]) -> None:
+    ready = recommender(runs["sasrec_tiny"])
+    with pytest.raises(UserError, match="empty"):
+        ready.answer([[1], []], Question())
+    with pytest.raises(UserError, match="no beams"):
+        ready.answer([[1]], Question(beams=50))
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "glass_tiny"])
+def test_the_exported_program_scores_as_the_model(name: str, bundles: dict[str, Path]) -> None:
+    program = torch.export.load(bundles[name] / SCORER).module()
+    bundle = Bundle.load(bundles[name])
+    module, _ = scorer(bundle)
+    for rows, length in ((1, 2), (4, 9), (2, 20)):
+        history_BT = torch.randint(bundle.items.num_rows, (rows, length))
+        user_B = torch.zeros(rows, dtype=torch.long)
+        given: tuple[Tensor, ...] = (history_BT, user_B)
+        if bundle.table is not None:
+            tokens = token_sequence(history_BT, user_B, bundle.table.codes_NL, bundle.model.tokens)  # type: ignore
+            given = (tokens, bundle.table.codes_NL[:rows])
+        with torch.no_grad():
+            assert torch.allclose(program(*given), module(*given), atol=1e-4)
+
+
+def test_scores_of_the_program_are_those_of_the_beams(bundles: dict[str, Path]) -> None:
+    ready = Recommender.load(bundles["causal_tiny"])
+    histories = asked(ready)[0][:4]
+    found = ready.answer(histories, Question(k=3)).lists
+    batch, module = ready.batch(histories), scorer(ready.bundle)[0]
+    assert found.codes_BKL is not None
+    with torch.no_grad():
+        logp_BL = module(batch.tokens_BS, found.codes_BKL[:, 0])
+    if not ready.bundle.card.constrained:
+        assert torch.allclose(logp_BL.sum(1), found.scores_BK[:, 0], atol=1e-4)
+
+
+def test_hugging_face_and_back(bundles: dict[str, Path]) -> None:
+    from models.hugging_face import from_hugging_face
+
+    model, back = Bundle.load(bundles["tiger_tiny"]).model, from_hugging_face(bundles["tiger_tiny"] / "hugging_face")
+    assert isinstance(model, Tiger) and back.tokens == model.tokens
+    assert {n: w.tolist() for n, w in back.state_dict().items()} == {
+        n: w.tolist() for n, w in model.state_dict().items()
+    }
+    with pytest.raises(UserError, match="config.json"):
+        from_hugging_face(bundles["sasrec_tiny"])
+
+
+def test_a_table_of_users_goes_on_where_it_was_killed(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = recommender(runs["causal_tiny"])
+    raw_ids = ready.bundle.items["item"].to_pylist()
+    histories = [[raw_ids[item] for item in row] for row in asked(ready)[0][:9]]
+    histories[3], histories[5] = [], ["nobody knows this", *histories[5]]
+    given, out = tmp_path / "users.parquet", tmp_path / "out.parquet"
+    pq.write_table(pa.table({"user": [f"u{row}" for row in range(9)], "history": histories}), given)
+    calls = 0
+
+    def fails(*arguments: object) -> pa.Table:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return answered(*arguments)  # type: ignore[arg-type]
+
+    answered = tables._answer
+    monkeypatch.setattr(tables, "_answer", fails)
+    with pytest.raises(KeyboardInterrupt):
+        tables.recommend_table(ready, given, out, Question(k=4), part_users=2)
+    assert not out.exists()
+    done = tables.recommend_table(ready, given, out, Question(k=4), part_users=2)
+    assert calls == 3 + 3 and done == (8, 1)
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == ["out.parquet"]
+    rows = pq.read_table(out).to_pylist()
+    assert [row["user"] for row in rows] == [f"u{row}" for row in range(9)]
+    for row, history in zip(rows, histories, strict=True):
+        numbers, _ = ready.numbers(history)
+        alone = ready.answer([numbers], Question(k=4)).lists.items_BK[0].tolist() if numbers else []
+        assert row["items"] == [raw_ids[item] for item in alone] and len(row["scores"]) == len(row["items"])
+
+
+def test_the_command_line(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(runs["sasrec_tiny"])
+    raw_ids = recommender(runs["sasrec_tiny"]).bundle.items["item"].to_pylist()
+    assert recommend([folder, "--history", f"{raw_ids[3]}, {raw_ids[5]},nothing", "--k", "4"]) == 0
+    shown = capsys.readouterr().out
+    assert "left out: nothing" in shown and raw_ids[3] in shown
+    for arguments, said in (
+        ([folder], "give --history or --users"),
+        ([folder, "--history", "nothing"], "none of these ids"),
+        ([folder, "--history", raw_ids[0], "--k", "x"], "invalid int"),
+        ([folder, "--users", "a.parquet"], "belong together"),
+        ([folder, "--users", str(tmp_path / "no.parquet"), "--out", str(tmp_path / "o")], "no readable Parquet"),
+        ([str(tmp_path), "--history", raw_ids[0]], "is no run"),
+        ([folder, "--history", raw_ids[0], "--beams", "20"], "no beams"),
+    ):
+        assert recommend(arguments) == 2
+        assert said in capsys.readouterr().err
+    given = tmp_path / "wrong.parquet"
+    for columns, said in (({"user": ["a"]}, "it needs user and history"), ({"user": ["a"], "history": ["b"]}, "list")):
+        pq.write_table(pa.table(columns), given)
+        assert recommend([folder, "--users", str(given), "--out", str(tmp_path / "out")]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_exports_are_whole_or_refused(
+    runs: dict[str, Path], bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_folder, bundle = str(runs["sasrec_tiny"]), bundles["sasrec_tiny"]
+    assert export.main([run_folder, str(bundle)]) == 2
+    assert "force=true" in capsys.readouterr().err
+    assert export.main([str(runs["glass_tiny"]), str(tmp_path / "glass"), "scorer=true"]) == 2
+    assert "no exported scorer" in capsys.readouterr().err and not (tmp_path / "glass").exists()
+    assert export.main([run_folder, str(tmp_path / "copy")]) == 0
+    for name in ("model.safetensors", "items.parquet", "bundle.json"):
+        whole = (tmp_path / "copy" / name).read_bytes()
+        (tmp_path / "copy" / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(UserError, match="no whole bundle"):
+            Bundle.load(tmp_path / "copy")
+        (tmp_path / "copy" / name).write_bytes(whole)
+    card = json.loads((tmp_path / "copy/bundle.json").read_text())
+    for change, said in (({"format": 9}, "format 9"), ({"model": {"kind": "Unheard"}}, "Unheard")):
+        (tmp_path / "copy/bundle.json").write_text(json.dumps({**card, **change}))
+        with pytest.raises(UserError, match=said):
+            Bundle.load(tmp_path / "copy")
+
+
+def test_a_run_that_is_not_trained_to_its_end_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    import shutil
+
+    half = tmp_path / "runs/sasrec_tiny/x"
+    shutil.copytree(runs["sasrec_tiny"], half)
+    (half / "train.manifest.json").unlink()
+    with pytest.raises(UserError, match="not trained to its end"):
+        bundle_of(half)
