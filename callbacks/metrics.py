@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from sid.decode import Recommendations
+from sid.decode import Recommendations, without
 
 
 class Targets(Protocol):
@@ -18,6 +18,9 @@ class Targets(Protocol):
 
     target_B: Tensor
     codes_BL: Tensor
+
+    @property
+    def seen_BT(self) -> Tensor: ...
 
 
 class RankMetrics(Metric):
@@ -42,6 +45,19 @@ class RankMetrics(Metric):
         gain_R = 1 / torch.log2(torch.arange(self.deepest, device=self.rank_R.device).double() + 2)
         named = {f"recall@{k}": self.rank_R[:k].sum() / users for k in self.recall_at}
         return named | {f"ndcg@{k}": (self.rank_R[:k] * gain_R[:k]).sum() / users for k in self.ndcg_at}
+
+
+class FreshRankMetrics(RankMetrics):
+    """The same with the items of the history taken out of the lists, as services answer and as many papers count: on
+    data without repetitions such an item is a certain miss. The lists are those of `RankMetrics`, so shorter by that.
+    """
+
+    def update(self, recommendations: Recommendations, batch: Targets) -> None:
+        super().update(without(recommendations, batch.seen_BT), batch)
+
+    def compute(self) -> dict[str, Tensor]:
+        """`fresh_recall@K` and `fresh_ndcg@K`."""
+        return {f"fresh_{name}": value for name, value in super().compute().items()}
 
 
 class EntropyDiversity(Metric):

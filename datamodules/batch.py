@@ -32,6 +32,11 @@ class SequenceBatch(NamedTuple):
         """What a model reads."""
         return (self.tokens_BS,) if self.long_BT is None else (self.tokens_BS, self.long_BT)
 
+    @property
+    def seen_BT(self) -> Tensor:
+        """(B, T) all items that the model is shown of a user; -1 between and behind."""
+        return self.history_BT if self.long_BT is None else torch.cat([self.long_BT, self.history_BT], dim=1)
+
 
 class WindowBatch(NamedTuple):
     """Users' sequences with all their targets; rows are padded on the right."""

@@ -122,7 +122,10 @@ def training_words(columns: Mapping[str, np.ndarray]) -> str:
 
 def results_table(name: str, test: Mapping[str, Any]) -> dict[str, Any]:
     """Item-level metrics: ours, popularity, then every published row; the best of each column is marked."""
-    rows = {name: test.get("metrics", {}), "Popularity": test.get("popularity", {}), **test.get("published", {})}
+    ours = test.get("metrics", {})
+    fresh = {key.removeprefix("fresh_"): value for key, value in ours.items() if key.startswith("fresh_")}
+    others = {"Without items of the history": fresh, "Popularity": test.get("popularity", {})}
+    rows = {name: ours, **others, **test.get("published", {})}
     found = {key for row in rows.values() for key in row if re.fullmatch(r"(recall|ndcg)@\d+", key)}
     keys = sorted(found, key=lambda key: (key.startswith("ndcg"), int(key.split("@")[1])))
     best = {key: max(row[key] for row in rows.values() if row.get(key) is not None) for key in keys}

@@ -38,7 +38,9 @@ def test_table(result: dict[str, Any]) -> Table:
     table.add_column("")
     for column in COLUMNS:
         table.add_column(column.replace("recall", "R").replace("ndcg", "N"), justify="right", no_wrap=True)
-    rows = {"this run": result["metrics"], "popularity": result["popularity"], **result["published"]}
+    fresh = {name: value for name in COLUMNS if (value := result["metrics"].get(f"fresh_{name}")) is not None}
+    ours = {"this run": result["metrics"], "without items of the history": fresh}
+    rows = {**ours, "popularity": result["popularity"], **result["published"]}
     for name, row in rows.items():
         table.add_row(name, *(f"{row[column]:.4f}" if column in row else "" for column in COLUMNS))
     others = {k: v for k, v in result["metrics"].items() if k.split("@")[0] in ("entropy", "coverage", "invalid")}

@@ -15,7 +15,7 @@ from torchmetrics import Metric
 
 from callbacks.history import History
 from callbacks.inside import BeamRanks, Insight
-from callbacks.metrics import Coverage, EntropyDiversity, InvalidRate, PrefixHits, RankMetrics
+from callbacks.metrics import Coverage, EntropyDiversity, FreshRankMetrics, InvalidRate, PrefixHits, RankMetrics
 from callbacks.recommendations import RecommendationFile
 from callbacks.retrieval import Retrieval
 from datamodules.catalog import Catalog
@@ -67,15 +67,16 @@ def retrieval(
 
     Codes of items that may not be recommended count as invalid.
     """
+    metrics = [*list_metrics(config, catalog), FreshRankMetrics(config.recall_at, config.ndcg_at)]
     candidates = catalog.candidates
     if table is None:
         items_C = torch.arange(catalog.num_items) if candidates is None else torch.from_numpy(candidates)
-        return Retrieval(items_C, config.num_beams, list_metrics(config, catalog), observers=observers)
+        return Retrieval(items_C, config.num_beams, metrics, observers=observers)
     trie = table.trie if candidates is None else Trie.from_codes(table.codes_NL, torch.from_numpy(candidates))
     return Retrieval(
         trie,
         config.num_beams,
-        [*list_metrics(config, catalog), PrefixHits(table.num_levels, config.coverage_at)],
+        [*metrics, PrefixHits(table.num_levels, config.coverage_at)],
         FreeTree(table.codebook_sizes, trie),
         config.free_beams,
         [InvalidRate(config.invalid_at)],

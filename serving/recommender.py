@@ -17,7 +17,7 @@ from torch import Tensor
 
 from datamodules.batch import SequenceBatch, token_sequence
 from serving.bundle import Bundle
-from sid.decode import Recommendations, beam_search, top_items
+from sid.decode import Recommendations, beam_search, top_items, without
 from sid.errors import UserError
 from sid.sampling import Tempered
 from sid.trie import Trie
@@ -171,7 +171,7 @@ class Recommender:
             state = model.begin(*batch.inputs)
             lists = beam_search(asked, state, self._trie, wanted, constrained, trace, sampler)
         if question.fresh:
-            lists = without(lists, histories)
+            lists = without(lists, padded(histories).to(self.device))
         return Answer(lists.part(slice(None), slice(question.k)), trace)
 
     def _wanted(self, question: Question, histories: Sequence[Sequence[int]]) -> int:
@@ -202,16 +202,3 @@ def padded(histories: Sequence[Sequence[int]]) -> Tensor:
     """(B, T) int64, -1 behind; T is at least 1."""
     width = max(1, *map(len, histories)) if histories else 1
     return torch.tensor([[*history, *[-1] * (width - len(history))] for history in histories])
-
-
-def without(lists: Recommendations, histories: Sequence[Sequence[int]]) -> Recommendations:
-    """The lists without items of the history, the others moved up; -1 behind."""
-    seen_BT = padded(histories).to(lists.items_BK.device)
-    gone_BK = (lists.items_BK[..., None] == seen_BT[:, None]).any(2) | (lists.items_BK < 0)
-    order_BK = gone_BK.byte().argsort(dim=1, stable=True)
-    items_BK = lists.items_BK.masked_fill(gone_BK, -1).gather(1, order_BK)
-    scores_BK = lists.scores_BK.masked_fill(gone_BK, -torch.inf).gather(1, order_BK)
-    codes_BKL = lists.codes_BKL
-    if codes_BKL is not None:
-        codes_BKL = codes_BKL.gather(1, order_BK[..., None].expand_as(codes_BKL))
-    return Recommendations(items_BK, scores_BK, codes_BKL)

@@ -1,7 +1,7 @@
 """Beam search over semantic IDs, and the best of scores: plain functions of tensors, usable without a trainer.
 
 Legend: B users, K beams, A beams that the model is asked about, V codes of a level, C children of a
-prefix, L levels, N items, X places.
+prefix, L levels, N items, X places, T items that were seen.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -138,6 +138,19 @@ def top_items(
     items_BK = items_C[place_BK].masked_fill(scores_BK == -torch.inf, -1)
     missing = (0, num_items - items_BK.shape[1])
     return Recommendations(F.pad(items_BK, missing, value=-1), F.pad(scores_BK, missing, value=-torch.inf), None)
+
+
+def without(lists: Recommendations, seen_BT: Tensor) -> Recommendations:
+    """The lists without the items (B, T), -1 behind; the others move up, and -1 at score -inf fills the end."""
+    gone_BK = (lists.items_BK[..., None] == seen_BT[:, None]).any(2) | (lists.items_BK < 0)
+    order_BK = gone_BK.byte().argsort(dim=1, stable=True)
+    items_BK = lists.items_BK.masked_fill(gone_BK, -1).gather(1, order_BK)
+    scores_BK = lists.scores_BK.masked_fill(gone_BK, -torch.inf).gather(1, order_BK)
+    codes_BKL = lists.codes_BKL
+    if codes_BKL is not None:
+        codes_BKL = codes_BKL.masked_fill(gone_BK[..., None], -1)
+        codes_BKL = codes_BKL.gather(1, order_BK[..., None].expand_as(codes_BKL))
+    return Recommendations(items_BK, scores_BK, codes_BKL)
 
 
 def _gains(next_BAV: Tensor, child: Children, asked_BA: Tensor, constrained: bool) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.retrieval import retrieval_normalized_dcg, retrieval_recall
 
-from callbacks.metrics import Coverage, EntropyDiversity, InvalidRate, PrefixHits, RankMetrics
+from callbacks.metrics import Coverage, EntropyDiversity, FreshRankMetrics, InvalidRate, PrefixHits, RankMetrics
 from sid.decode import Recommendations
 
 NUM_ITEMS, NUM_CATEGORIES, DEEPEST, SIZES = 30, 4, 10, (3, 2, 5)
@@ -24,6 +24,7 @@ AT = [1, 3, 10]
 class Batch(NamedTuple):
     target_B: Tensor
     codes_BL: Tensor
+    seen_BT: Tensor
 
 
 def lists_of(items: list[list[int]]) -> Recommendations:
@@ -32,8 +33,11 @@ def lists_of(items: list[list[int]]) -> Recommendations:
     return Recommendations(items_BK, -torch.arange(items_BK.shape[1]).expand_as(items_BK).double(), codes_BKL)
 
 
+SEEN = [3, -1, 8, 3, -1]
+
+
 def targets(items: list[int]) -> Batch:
-    return Batch(torch.tensor(items), CODES_NL[torch.tensor(items)])
+    return Batch(torch.tensor(items), CODES_NL[torch.tensor(items)], torch.tensor([SEEN] * len(items)))
 
 
 Case = tuple[list[list[int]], list[int]]
@@ -45,6 +49,7 @@ cases = st.lists(st.tuples(user_lists, st.integers(0, NUM_ITEMS - 1)), min_size=
 
 METRICS: dict[str, Callable[[], Metric]] = {
     "rank": lambda: RankMetrics(AT, AT),
+    "fresh": lambda: FreshRankMetrics(AT, AT),
     "entropy": lambda: EntropyDiversity(CATEGORY_N, AT),
     "coverage": lambda: Coverage(NUM_ITEMS, 5),
     "prefix": lambda: PrefixHits(len(SIZES), 5),
@@ -63,6 +68,15 @@ def test_recall_and_ndcg_of_four_users() -> None:
     assert named["recall@1"] == 1 / 4
     assert named["recall@3"] == 3 / 4
     assert named["ndcg@3"] == pytest.approx((1 + 0.63092975 + 0.5) / 4)  # 1 / log2 of 2, 3, 4
+
+
+@settings(max_examples=50, deadline=None)
+@given(cases)
+def test_fresh_metrics_are_those_of_the_lists_without_what_was_seen(case: Case) -> None:
+    lists, wanted = case
+    left = [[item for item in items if item not in SEEN] for items in lists]
+    slow = value(RankMetrics(AT, AT), [[*items, *[-1] * (DEEPEST - len(items))] for items in left], wanted)
+    assert value(FreshRankMetrics(AT, AT), lists, wanted) == {f"fresh_{name}": number for name, number in slow.items()}
 
 
 @settings(max_examples=50, deadline=None)
