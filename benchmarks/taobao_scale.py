@@ -123,6 +123,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where the files go")
     options = parser.parse_args()
+    if options.folder:
+        Path(options.folder).mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="taobao_scale_", dir=options.folder))
     console = Console()
     table = Table("step", "seconds", "events", "events/s", "peak GiB", "", title="TAOBAO-MM", box=SIMPLE)

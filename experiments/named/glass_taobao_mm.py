@@ -11,4 +11,4 @@ from models.configs import GlassConfig
 
 
 def config() -> RunConfig:
-    return taobao_mm("glass_taobao_mm", GlassConfig())
+    return taobao_mm("glass_taobao_mm", GlassConfig(tier_norm=True))
