@@ -24,6 +24,7 @@ class History(lightning.Callback):
         self._before: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
+        self._count()
         return {"rows": self.rows, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -35,22 +36,24 @@ class History(lightning.Callback):
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._count_cpu()
+            self._count()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._cpu_mark = time.process_time()
 
-    def _count_cpu(self) -> None:
-        now = time.process_time()
-        self.cpu_seconds, self._cpu_mark = self.cpu_seconds + now - self._cpu_mark, now
+    def _count(self) -> None:
+        """Adds what has gone by since the last count; nothing before the training."""
+        if not self._mark:
+            return
+        now, cpu_now = time.perf_counter(), time.process_time()
+        self.seconds, self._mark = self.seconds + now - self._mark, now
+        self.cpu_seconds, self._cpu_mark = self.cpu_seconds + cpu_now - self._cpu_mark, cpu_now
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._before = dict(trainer.callback_metrics)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        now = time.perf_counter()
-        self.seconds, self._mark = self.seconds + now - self._mark, now
-        self._count_cpu()
+        self._count()
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
         row |= {"seconds": round(self.seconds, 1), "cpu_seconds": round(self.cpu_seconds, 1)}
         row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]

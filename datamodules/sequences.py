@@ -119,16 +119,29 @@ def evaluation_batches(length_E: np.ndarray, batch_size: int, rank: int, world_s
 
 
 class BatchLoader:
-    """Batches of row numbers, collated as they are asked for. Collation is array work, so there are no workers."""
+    """Batches of row numbers, collated as they are asked for. Collation is array work, so there are no workers.
+
+    Its state is how many batches of a pass have been given; with it, an interrupted pass goes on.
+    """
 
     def __init__(self, batches: list[np.ndarray], collate: Collate | WindowCollate) -> None:
         self.batches, self.collate = batches, collate
+        self._start = self._given = 0
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[SequenceBatch | WindowBatch]:
-        return (self.collate(rows_B) for rows_B in self.batches)
+        self._given, self._start = self._start, 0
+        for rows_B in self.batches[self._given :]:
+            self._given += 1
+            yield self.collate(rows_B)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"given": self._given % len(self.batches)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._start = state["given"]
 
 
 class SequenceDataModule(lightning.LightningDataModule):

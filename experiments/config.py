@@ -8,6 +8,7 @@ enters it only where it is not at its default: stages from before there was such
 
 import dataclasses
 import difflib
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,6 +63,8 @@ class TrainConfig:
     """Validations without a better val/ndcg@10 before training stops."""
     validate_every: int = 1
     """Epochs between two validations, each followed by a checkpoint."""
+    checkpoint_minutes: float = field(default=10.0, metadata={"hashed": False})
+    """Minutes of training after which there is a checkpoint within an epoch too."""
     precision: str = "32-true"
     """32-true or bf16-mixed."""
     clip: float = 1.0
@@ -84,6 +87,8 @@ class TrainConfig:
         require(self.max_epochs >= 1, "train.max_epochs", self.max_epochs, "at least 1")
         fits = 1 <= self.validate_every <= self.max_epochs
         require(fits, "train.validate_every", self.validate_every, f"1 to train.max_epochs={self.max_epochs}")
+        key, minutes = "train.checkpoint_minutes", self.checkpoint_minutes
+        require(0 < minutes < math.inf, key, minutes, "above 0")
         require(self.patience >= 0, "train.patience", self.patience, "at least 0")
         require(self.clip >= 0, "train.clip", self.clip, "at least 0")
         require(0 <= self.ema < 1, "train.ema", self.ema, "at least 0 and below 1")

@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.named import listing, named, require_named
 from experiments.stages import VERSIONS, process_rank
-from sid.errors import UserError
+from sid.errors import Terminated, UserError
 
 STAGES = tuple(VERSIONS)
 USAGE = f"""usage: make exp NAME=<experiment> [STAGE=<stage>] [ARGS="key=value ..."]
@@ -88,6 +88,9 @@ def answer(arguments: list[str], usage: str, work: Callable[[list[str]], object]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Terminated:
+        print("\nended by SIGTERM; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130

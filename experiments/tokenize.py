@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from callbacks.history import History
 from datamodules.catalog import Catalog
-from experiments.trainers import fit, last_checkpoint, resume_from, trainer
+from experiments.interruptions import stoppable
+from experiments.trainers import last_checkpoint, resume_from, trainer
 from sid.collisions import collision_rate, groups
 from sid.configs import TokenizerConfig
 from sid.diagnostics import (
@@ -66,7 +67,8 @@ def train(module: nn.Module, epochs: int, folder: Path, accelerator: str) -> Non
         accelerator=accelerator,
         devices=1,
     )
-    fit(fitter, module, ckpt_path=resume_from(folder, "tokenize"))
+    with stoppable(fitter):
+        fitter.fit(module, ckpt_path=resume_from(folder, "tokenize"))
 
 
 def export(table: SIDTable, catalog: Catalog, path: Path) -> None:

@@ -98,16 +98,6 @@ def resume_from(folder: Path, stage: str) -> str | None:
     return str(path)
 
 
-def fit(fitter: lightning.Trainer, module: lightning.LightningModule, **arguments: Any) -> None:
-    """`Trainer.fit`, which turns Ctrl-C into an exit of its own; here it stays a KeyboardInterrupt."""
-    try:
-        fitter.fit(module, **arguments)
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-    if fitter.interrupted:
-        raise KeyboardInterrupt
-
-
 def finished_epochs(checkpoint: str | None) -> int | None:
     """Epochs that a training which stopped early has done; None if there is none, or it has not stopped."""
     if checkpoint is None:

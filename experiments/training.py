@@ -21,16 +21,17 @@ from callbacks.retrieval import Retrieval
 from datamodules.catalog import Catalog
 from datamodules.sequences import SequenceDataModule
 from datamodules.split import Split, learnt_counts
-from experiments.config import EvaluationConfig, RunConfig
+from experiments.config import EvaluationConfig, RunConfig, TrainConfig
+from experiments.interruptions import TimedCheckpoint, WithinEpoch, stoppable
 from experiments.page import read_columns
 from experiments.results import BEST, load_weights
 from experiments.stages import process_rank
 from experiments.trainers import (
+    LAST,
     AtomicCheckpoints,
     WeightAverage,
     best_checkpoint,
     finished_epochs,
-    fit,
     last_checkpoint,
     peak_memory,
     reset_peak_memory,
@@ -100,6 +101,12 @@ def _hardware(config: RunConfig) -> dict[str, Any]:
     }
 
 
+def between_epochs(checkpoints: Path, config: TrainConfig) -> list[Callback]:
+    """What saves `last.ckpt` besides the ends of epochs."""
+    last = checkpoints / LAST
+    return [WithinEpoch(last), TimedCheckpoint(last, config.checkpoint_minutes)]
+
+
 def train(
     config: RunConfig,
     module: RetrieverModule,
@@ -119,6 +126,7 @@ def train(
         stopper,
         best_checkpoint(checkpoints, MONITOR, config.train.validate_every),
         last_checkpoint(checkpoints, config.train.validate_every),
+        *between_epochs(checkpoints, config.train),
         *watchers,
     ]
     if config.train.ema:
@@ -136,7 +144,8 @@ def train(
     )
     device = fitter.strategy.root_device
     reset_peak_memory(device)
-    fit(fitter, module, datamodule=data, ckpt_path=resume)
+    with stoppable(fitter):
+        fitter.fit(module, datamodule=data, ckpt_path=resume)
     best = max(history.rows, key=lambda row: row.get(MONITOR, -1.0))
     passes = int(history.rows[-1]["step"]) * fitter.world_size / data.batches_per_pass
     samples = passes * len(data.split.train.user_E)
@@ -166,7 +175,7 @@ def pretrain(
     if not done:
         checkpoints = run / "checkpoints" / "pretraining"
         fitter = trainer(
-            [History(run / PRETRAINING), last_checkpoint(checkpoints)],
+            [History(run / PRETRAINING), last_checkpoint(checkpoints), *between_epochs(checkpoints, config.train)],
             max_epochs=epochs,
             limit_val_batches=0,
             gradient_clip_val=config.train.clip,
@@ -174,7 +183,8 @@ def pretrain(
             **_hardware(config),
         )
         module.pretraining = True
-        fit(fitter, module, datamodule=data, ckpt_path=resume_from(checkpoints, "train"))
+        with stoppable(fitter):
+            fitter.fit(module, datamodule=data, ckpt_path=resume_from(checkpoints, "train"))
     module.end_pretraining()
     return {name: float(values[-1]) for name, values in read_columns(run / PRETRAINING).items()}
 
@@ -186,7 +196,8 @@ def settle(
     start = time.perf_counter()
     callback = retrieval(config.evaluation, None, catalog, module.model)
     validator = trainer([callback], wandb_logger(config, run.name), **_hardware(config))
-    (measured,) = validator.validate(module, datamodule=data, verbose=False)
+    with stoppable(validator):
+        (measured,) = validator.validate(module, datamodule=data, verbose=False)
     seconds = round(time.perf_counter() - start, 1)
     if process_rank() == 0:
         AtomicCheckpoints().save_checkpoint({"state_dict": module.state_dict()}, run / "checkpoints" / BEST)
@@ -225,7 +236,8 @@ def evaluate(
     logger = wandb_logger(config, run.name)
     tester = trainer([retrieval(config.evaluation, table, catalog, module.model, lists)], logger, **_hardware(config))
     start = time.perf_counter()
-    (measured,) = tester.test(module, datamodule=data, verbose=False)
+    with stoppable(tester):
+        (measured,) = tester.test(module, datamodule=data, verbose=False)
     seconds = time.perf_counter() - start
     lists.write(run / "recommendations.parquet")
     targets = len(split.test.user_E)

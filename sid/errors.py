@@ -12,3 +12,7 @@ def require(ok: bool, key: str, value: object, expected: str) -> None:
     """Raise UserError unless a setting is `ok`; `key` is what an override calls it, e.g. model.num_layers."""
     if not ok:
         raise UserError(f"{key}={value}: expected {expected}")
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end by SIGTERM, as schedulers do. What was reached is saved."""
