@@ -16,7 +16,7 @@ class SequenceConfig:
     stride: int = 0
     """Windows only: how far each further window of a user with more than `max_items` moves on; 0: half of them."""
     batch_size: int = 256
-    """A batch and process: training prefixes, or items of windows."""
+    """A batch and process: training prefixes, or items of windows. Two take the steps of one with twice as many."""
     eval_batch_size: int = 64
     """Users decoded at a time."""
     steps_per_epoch: int = 0

@@ -203,26 +203,29 @@ class SequenceDataModule(lightning.LightningDataModule):
             return self.collate(self.split.train)
         return WindowCollate(self._log(), self._windows)
 
-    def _pass(self, number: int) -> list[np.ndarray]:
+    def _pass(self, number: int, processes: int) -> list[np.ndarray]:
+        """The batches of all processes together, without one that has no row for some of them."""
         generator = np.random.default_rng([self.seed, number])
-        return bucketed_batches(self._train_lengths, self._train_costs, self.config.batch_size, generator)
+        size = self.config.batch_size * processes
+        batches = bucketed_batches(self._train_lengths, self._train_costs, size, generator)
+        return [rows_B for rows_B in batches if len(rows_B) >= processes]
 
-    @property
-    def batches_per_pass(self) -> int:
-        """Batches of one pass over the training samples, over all ranks."""
-        return len(self._pass(0))
+    def batches_per_pass(self, processes: int = 1) -> int:
+        """Steps of one pass over the training samples. Raises UserError where there are none."""
+        batches = len(self._pass(0, processes))
+        if batches == 0:
+            raise UserError(f"{len(self._train_lengths)} training samples cannot feed {processes} processes; use fewer")
+        return batches
 
-    def epoch_batches(self, epoch: int, world_size: int = 1) -> list[np.ndarray]:
-        """All ranks' training batches of an epoch; rank r takes every world_size-th from r. A whole number a rank."""
-        per_pass = self.batches_per_pass // world_size * world_size
-        if per_pass == 0:
-            found = f"{self.batches_per_pass} training batches"
-            raise UserError(f"{found} cannot feed {world_size} processes; lower sequences.batch_size")
-        length = self.config.steps_per_epoch * world_size or per_pass
+    def epoch_batches(self, epoch: int, processes: int = 1) -> list[np.ndarray]:
+        """The training batches of an epoch. With several processes every batch is theirs together, `batch_size` for
+        each: the run takes the steps that one process with the whole size would take."""
+        per_pass = self.batches_per_pass(processes)
+        length = self.config.steps_per_epoch or per_pass
         first, last = epoch * length, (epoch + 1) * length
         batches: list[np.ndarray] = []
         for number in range(first // per_pass, -(-last // per_pass)):
-            batches += self._pass(number)[:per_pass]
+            batches += self._pass(number, processes)
         skipped = first // per_pass * per_pass
         return batches[first - skipped : last - skipped]
 
@@ -232,7 +235,8 @@ class SequenceDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> BatchLoader:
         rank, world_size = self._ranks()
         epoch = self.trainer.current_epoch if self.trainer else 0
-        return BatchLoader(self.epoch_batches(epoch, world_size)[rank::world_size], self.train_collate())
+        batches = [rows_B[rank::world_size] for rows_B in self.epoch_batches(epoch, world_size)]
+        return BatchLoader(batches, self.train_collate())
 
     def _evaluation(self, examples: Examples) -> BatchLoader:
         collate = self.collate(examples)

@@ -147,7 +147,7 @@ def train(
     with stoppable(fitter):
         fitter.fit(module, datamodule=data, ckpt_path=resume)
     best = max(history.rows, key=lambda row: row.get(MONITOR, -1.0))
-    passes = int(history.rows[-1]["step"]) * fitter.world_size / data.batches_per_pass
+    passes = int(history.rows[-1]["step"]) / data.batches_per_pass(fitter.world_size)
     samples = passes * len(data.split.train.user_E)
     return {
         "epochs": len(history.rows),

@@ -125,7 +125,7 @@ def test_every_training_prefix_comes_exactly_once_a_pass(
     # Of n events the last is the test, the one before the validation; targets 1 .. n - 3 have a history of that length.
     prefixes = [(u, n) for u, items in enumerate(histories) for n in range(1, len(items) - 2)]
     assert sorted(questions(loader)) == prefixes
-    assert len(loader) == -(-len(prefixes) // batch_size) == data.batches_per_pass
+    assert len(loader) == -(-len(prefixes) // batch_size) == data.batches_per_pass()
 
 
 @settings(max_examples=50, deadline=None)
@@ -239,35 +239,39 @@ def test_the_order_of_an_epoch_depends_on_the_seed_and_the_epoch_alone(learns_fr
 @pytest.mark.parametrize("steps", [1, 3, 7, 100])
 def test_with_steps_per_epoch_the_epochs_are_one_stream_of_whole_passes(steps: int, learns_from: str) -> None:
     data = synthetic(20, learns_from, batch_size=16, steps_per_epoch=steps)
-    passes = 3
+    passes, per_pass = 3, data.batches_per_pass()
     stream: list[np.ndarray] = []
-    for epoch in range(-(-passes * data.batches_per_pass // steps)):
+    for epoch in range(-(-passes * per_pass // steps)):
         batches = data.epoch_batches(epoch)
         assert len(batches) == steps
         stream += batches
     for number in range(passes):
-        one_pass = as_lists(stream[number * data.batches_per_pass : (number + 1) * data.batches_per_pass])
+        one_pass = as_lists(stream[number * per_pass : (number + 1) * per_pass])
         assert sorted(chain.from_iterable(one_pass)) == list(range(len(data._train_lengths)))
 
 
+@pytest.mark.parametrize("learns_from", ["prefixes", "windows"])
 @pytest.mark.parametrize("steps", [0, 5])
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_ranks_train_on_disjoint_batches_and_take_equally_many_steps(steps: int, world_size: int) -> None:
-    data = synthetic(num_users=20, batch_size=16, steps_per_epoch=steps, max_items=1000)
-    expected = steps or data.batches_per_pass // world_size
-    seen: list[tuple[int, int]] = []
-    for rank in range(world_size):
-        loader = as_rank(data, rank, world_size).train_dataloader()
-        assert len(loader) == expected
-        seen += questions(loader)
-    if expected * world_size <= data.batches_per_pass:  # within one pass nothing comes twice
-        assert len(set(seen)) == len(seen)
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_processes_share_the_batches_of_one_with_the_whole_batch_size(
+    processes: int, steps: int, learns_from: str
+) -> None:
+    alone = synthetic(20, learns_from, batch_size=16 * processes, steps_per_epoch=steps)
+    data = synthetic(20, learns_from, batch_size=16, steps_per_epoch=steps)
+    loaders = [as_rank(data, rank, processes).train_dataloader().batches for rank in range(processes)]
+    whole = [rows for rows in as_lists(alone.epoch_batches(0)) if len(rows) >= processes or steps]
+    assert [len(loader) for loader in loaders] == [len(whole)] * processes
+    if steps:  # with fewer rows than processes a batch is left out, so that later ones move up
+        whole = as_lists(data.epoch_batches(0, processes))
+    for together, *parts in zip(whole, *loaders, strict=True):
+        assert all(len(part) for part in parts)
+        assert sorted(chain.from_iterable(as_lists(parts))) == sorted(together)
 
 
-def test_fewer_training_batches_than_processes_are_refused() -> None:
-    data = synthetic(num_users=20, batch_size=10**6)
-    with pytest.raises(UserError, match="1 training batches cannot feed 2 processes; lower sequences.batch_size"):
-        data.epoch_batches(0, world_size=2)
+def test_fewer_training_samples_than_processes_are_refused() -> None:
+    data = synthetic(num_users=20)
+    with pytest.raises(UserError, match="training samples cannot feed 1000000 processes; use fewer"):
+        data.epoch_batches(0, processes=10**6)
 
 
 @settings(max_examples=50, deadline=None)
@@ -370,7 +374,7 @@ def test_every_training_target_comes_exactly_once_a_pass_of_windows(
     loader = as_rank(data, 0, 1, epoch).train_dataloader()
     targets = [event for batch in loader for event in events(data, batch)[batch.target_BT].tolist()]
     assert sorted(targets) == data.split.train.target_E.tolist()
-    assert len(loader) == data.batches_per_pass
+    assert len(loader) == data.batches_per_pass()
 
 
 @settings(max_examples=50, deadline=None)
