@@ -32,6 +32,10 @@ class SequenceBatch(NamedTuple):
         """What a model reads."""
         return (self.tokens_BS,) if self.long_BT is None else (self.tokens_BS, self.long_BT)
 
+    def to(self, device: torch.device | str) -> "SequenceBatch":
+        """The same on another device."""
+        return SequenceBatch(*(part if part is None else part.to(device) for part in self))  # type: ignore[arg-type]
+
     @property
     def seen_BT(self) -> Tensor:
         """(B, T) all items that the model is shown of a user; -1 between and behind."""

@@ -251,3 +251,10 @@ class SequenceDataModule(lightning.LightningDataModule):
 
     def test_dataloader(self) -> BatchLoader:
         return self._evaluation(self.split.test)
+
+    def some_tests(self, most: int) -> list[SequenceBatch]:
+        """Test examples, evenly spaced, at most so many; all of them on every rank."""
+        examples = self.split.test
+        places = np.linspace(0, len(examples.user_E) - 1, min(most, len(examples.user_E))).astype(int)
+        collate = self.collate(examples.only(np.unique(places)))
+        return [collate(rows_B) for rows_B in evaluation_batches(collate.lengths(), self.config.eval_batch_size, 0, 1)]

@@ -44,6 +44,26 @@ def inside(metrics: Mapping[str, float]) -> list[Panel]:
     return [*_lost(metrics), *_gates(metrics)]
 
 
+def invalid_curve(metrics: Mapping[str, float]) -> list[Panel]:
+    """The share of invalid IDs among the top K of a free beam, over K."""
+    rate = by_number(metrics, "invalid@")
+    if len(rate) < 2:
+        return []
+
+    def paint(ax: "Axes") -> None:
+        from matplotlib.ticker import PercentFormatter
+
+        ax.plot(list(rate), list(rate.values()), "o-", color=COLOURS[1], markersize=4)
+        ax.set_xlabel("K")
+        ax.set_ylim(bottom=0)
+        ax.yaxis.set_major_formatter(PercentFormatter(1))
+        finish(ax, False)
+
+    caption = "Answers of an unconstrained beam that are no item's codes, among its best K (TIGER, Figure 6)."
+    title = "Invalid IDs over K"
+    return [Panel(title, draw("invalid-k", title, NORMAL, paint), caption)]
+
+
 def _lost(metrics: Mapping[str, float]) -> list[Panel]:
     lines = {
         "in the beam": by_number(metrics, "in_beam/level"),

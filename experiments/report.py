@@ -38,7 +38,8 @@ def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable | N
     """
     from omegaconf import OmegaConf
 
-    from experiments import curves, inside_figures
+    from experiments import curves, inside_figures, sampled
+    from experiments.breakdown import breakdown
 
     config_text = read_text(run / "config.yaml")
     environment, test = read_json(run / "environment.json"), read_json(run / "test.json")
@@ -59,6 +60,11 @@ def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable | N
         "diagnostics": diagnostics_table(test),
         "level_rows": inside_figures.level_rows(test.get("metrics", {})),
         "inside": inside_figures.inside(test.get("metrics", {})),
+        "breakdown": breakdown(run / "recommendations.parquet", catalog, split),
+        "variety": [
+            *inside_figures.invalid_curve(test.get("metrics", {})),
+            *sampled.panels(test.get("drawn", {}), test.get("metrics", {})),
+        ],
         "learning": curves.learning(columns, test.get("popularity", {})),
         "codes": codes_section(name, table, tokenizer, catalog)
         if table is not None and tokenizer is not None
@@ -124,7 +130,7 @@ def results_table(name: str, test: Mapping[str, Any]) -> dict[str, Any]:
     """Item-level metrics: ours, popularity, then every published row; the best of each column is marked."""
     ours = test.get("metrics", {})
     fresh = {key.removeprefix("fresh_"): value for key, value in ours.items() if key.startswith("fresh_")}
-    others = {"Without items of the history": fresh, "Popularity": test.get("popularity", {})}
+    others = {"History left out of the lists": fresh, "Popularity": test.get("popularity", {})}
     rows = {name: ours, **others, **test.get("published", {})}
     found = {key for row in rows.values() for key in row if re.fullmatch(r"(recall|ndcg)@\d+", key)}
     keys = sorted(found, key=lambda key: (key.startswith("ndcg"), int(key.split("@")[1])))

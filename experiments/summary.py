@@ -39,7 +39,7 @@ def test_table(result: dict[str, Any]) -> Table:
     for column in COLUMNS:
         table.add_column(column.replace("recall", "R").replace("ndcg", "N"), justify="right", no_wrap=True)
     fresh = {name: value for name in COLUMNS if (value := result["metrics"].get(f"fresh_{name}")) is not None}
-    ours = {"this run": result["metrics"], "without items of the history": fresh}
+    ours = {"this run": result["metrics"], "history left out": fresh}
     rows = {**ours, "popularity": result["popularity"], **result["published"]}
     for name, row in rows.items():
         table.add_row(name, *(f"{row[column]:.4f}" if column in row else "" for column in COLUMNS))

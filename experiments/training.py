@@ -25,6 +25,7 @@ from experiments.config import EvaluationConfig, RunConfig, TrainConfig
 from experiments.interruptions import TimedCheckpoint, WithinEpoch, stoppable
 from experiments.page import read_columns
 from experiments.results import BEST, load_weights
+from experiments.sampled import drawn
 from experiments.stages import process_rank
 from experiments.trainers import (
     LAST,
@@ -48,23 +49,35 @@ from sid.trie import FreeTree, Trie
 
 MONITOR = "val/ndcg@10"
 PRETRAINING = "pretraining.csv"
+INVALID_CURVE = (1, 2, 5, 10, 15, 20)
+"""Where the test also counts invalid IDs, as far as the free beam goes (TIGER, Figure 6)."""
 
 
 def list_metrics(config: EvaluationConfig, catalog: Catalog) -> list[Metric]:
     """The item-level metrics that every retriever is measured with."""
-    categories = catalog.items["category"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
     candidates = catalog.candidates
     return [
         RankMetrics(config.recall_at, config.ndcg_at),
-        EntropyDiversity(torch.from_numpy(categories), config.entropy_at),
+        EntropyDiversity(category_numbers(catalog), config.entropy_at),
         Coverage(catalog.num_items, config.coverage_at, None if candidates is None else len(candidates)),
     ]
 
 
+def category_numbers(catalog: Catalog) -> torch.Tensor:
+    """(N,) int64, the category of every item by number."""
+    categories = catalog.items["category"].combine_chunks().dictionary_encode().indices.to_numpy()
+    return torch.from_numpy(categories.astype(np.int64))
+
+
 def retrieval(
-    config: EvaluationConfig, table: SIDTable | None, catalog: Catalog, model: Any, *observers: Any
+    config: EvaluationConfig,
+    table: SIDTable | None,
+    catalog: Catalog,
+    model: Any,
+    *observers: Any,
+    invalid_at: Sequence[int] = (),
 ) -> Retrieval:
-    """The callback that decodes and counts; a classic model has no table.
+    """The callback that decodes and counts; a classic model has no table. `invalid_at` goes beyond the configuration's.
 
     Codes of items that may not be recommended count as invalid.
     """
@@ -73,20 +86,26 @@ def retrieval(
     if table is None:
         items_C = torch.arange(catalog.num_items) if candidates is None else torch.from_numpy(candidates)
         return Retrieval(items_C, config.num_beams, metrics, observers=observers)
-    trie = table.trie if candidates is None else Trie.from_codes(table.codes_NL, torch.from_numpy(candidates))
+    trie = trie_of(table, catalog)
     return Retrieval(
         trie,
         config.num_beams,
         [*metrics, PrefixHits(table.num_levels, config.coverage_at)],
         FreeTree(table.codebook_sizes, trie),
         config.free_beams,
-        [InvalidRate(config.invalid_at)],
+        [InvalidRate(sorted({*config.invalid_at, *invalid_at}))],
         observers,
         config.constrained,
         config.oracle_first_code,
         BeamRanks(table.num_levels),
         Insight(table.num_levels, model.gated_layers) if hasattr(model, "look_inside") else None,
     )
+
+
+def trie_of(table: SIDTable, catalog: Catalog) -> Trie:
+    """The semantic IDs of the items that may be recommended."""
+    candidates = catalog.candidates
+    return table.trie if candidates is None else Trie.from_codes(table.codes_NL, torch.from_numpy(candidates))
 
 
 def _hardware(config: RunConfig) -> dict[str, Any]:
@@ -234,12 +253,18 @@ def evaluate(
     """A trained module on every test user: metrics, recommendations.parquet in `run`, and popularity beside it."""
     lists = RecommendationFile(catalog.items["item"], by_target=config.evaluation.oracle_first_code)
     logger = wandb_logger(config, run.name)
-    tester = trainer([retrieval(config.evaluation, table, catalog, module.model, lists)], logger, **_hardware(config))
+    curve = [k for k in INVALID_CURVE if k <= config.evaluation.free_beams]
+    callback = retrieval(config.evaluation, table, catalog, module.model, lists, invalid_at=curve)
+    tester = trainer([callback], logger, **_hardware(config))
     start = time.perf_counter()
     with stoppable(tester):
         (measured,) = tester.test(module, datamodule=data, verbose=False)
     seconds = time.perf_counter() - start
     lists.write(run / "recommendations.parquet")
+    sampled: dict[str, dict[str, float]] = {}
+    if table is not None and process_rank() == 0:
+        module.to(tester.strategy.root_device)
+        sampled = drawn(module, data, trie_of(table, catalog), config.evaluation, category_numbers(catalog))
     targets = len(split.test.user_E)
     return {
         "users": len(np.unique(split.test.user_E)),
@@ -247,6 +272,7 @@ def evaluate(
         "users_per_second": targets / seconds,
         "metrics": {name.removeprefix("test/"): value for name, value in measured.items()},
         "popularity": popularity(config.evaluation, catalog, split),
+        "drawn": sampled,
     }
 
 

@@ -34,9 +34,7 @@ def finished(name: str, output: Path, *more: str) -> tuple[dict[str, Any], dict[
 @pytest.mark.parametrize("name", ["tiger_tiny"])
 def test_the_loss_curve_is_that_of_one_process(name: str, tmp_path: Path) -> None:
     one, alone = finished(name, tmp_path / "one", "sequences.batch_size=64")
-    two, shared = finished(
-        name, tmp_path / "two", "sequences.batch_size=32", "train.devices=2", "train.strategy=ddp"
-    )
+    two, shared = finished(name, tmp_path / "two", "sequences.batch_size=32", "train.devices=2", "train.strategy=ddp")
     assert alone["step"].tolist() == shared["step"].tolist()
     # The means of two halves weigh the samples of an odd batch a little differently.
     assert np.allclose(alone["train/loss"], shared["train/loss"], rtol=2e-3)
