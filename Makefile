@@ -7,7 +7,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup exp sids study leaderboard sweep compare serve test check smoke bench lock clean
+.PHONY: help setup exp sids study ablation leaderboard sweep compare serve test check smoke bench lock clean
 
 PYTHON_BIN ?= python3
 PYTHON := .venv/bin/python
@@ -54,6 +54,8 @@ sids: $(STAMP)  ## semantic IDs measured and drawn, alone or side by side: NAME=
 
 study: $(STAMP)  ## rows of changes on some experiments: NAME=tokenizers [SEEDS="1 2 3"] [ONLY="LSH,tree"] [ON=causal_beauty] [ARGS="..."]
 	@$(PYTHON) -m experiments.study $(NAME) $(if $(SEEDS),seeds="$(SEEDS)") $(if $(ONLY),only="$(ONLY)") $(if $(ON),on="$(ON)") $(ARGS)
+
+ablation: study  ## the study of a model's parts, switched off one by one: NAME=glass_kuairec [SEEDS="1 2 3"] [ARGS="..."]
 
 leaderboard: $(STAMP)  ## every retriever of a data set, ranked: DATASET=beauty [SEEDS="1 2 3"] [ONLY="sasrec,tiger"] [ARGS="..."]
 	@$(PYTHON) -m experiments.leaderboard $(DATASET) $(if $(SEEDS),seeds="$(SEEDS)") $(if $(ONLY),only="$(ONLY)") $(ARGS)

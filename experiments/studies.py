@@ -87,6 +87,23 @@ TIGER_TABLE_2 = {
     "random": {"recall@5": 0.0296, "ndcg@5": 0.0205, "recall@10": 0.0434, "ndcg@10": 0.0250},
 }
 
+TIGER_SIZES: dict[str, tuple[list[str], dict[str, float]]] = {
+    "4 layers": ([], TIGER_TABLE_2["RQ-VAE"]),
+    "3 layers": (
+        ["model.num_layers=3"],
+        {"recall@5": 0.0450, "ndcg@5": 0.0306, "recall@10": 0.0670, "ndcg@10": 0.0377},
+    ),
+    "5 layers": (
+        ["model.num_layers=5"],
+        {"recall@5": 0.0463, "ndcg@5": 0.0321, "recall@10": 0.0660, "ndcg@10": 0.0383},
+    ),
+    "no user tokens": (
+        ["model.num_user_tokens=0"],
+        {"recall@5": 0.0446, "ndcg@5": 0.0302, "recall@10": 0.0648},
+    ),
+}
+"""Row -> its changes, and what TIGER's Tables 5 and 8 have for it on Beauty."""
+
 STUDIES = {
     "tokenizers": Study(
         "Ways to make a semantic ID",
@@ -109,6 +126,13 @@ STUDIES = {
         base="RQ-VAE",
         tokenizer_seeds=True,
         published={"tiger_beauty": TIGER_TABLE_2},
+    ),
+    "tiger_sizes": Study(
+        "TIGER's Tables 5 and 8: layers, user tokens",
+        ["tiger_beauty"],
+        {row: changes for row, (changes, _) in TIGER_SIZES.items()},
+        base="4 layers",
+        published={"tiger_beauty": {row: values for row, (_, values) in TIGER_SIZES.items()}},
     ),
     **{
         name: Study("Parts of GLASS switched off", [name], GLASS, base="whole model", by_length=PLAIN)

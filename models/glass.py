@@ -145,7 +145,8 @@ class Glass(Tiger):
         if not self.tiers:
             return x_BSD, padding_BS
         shares_BAN = tier_shares(long_BT, self.tier_NA, self.tiers)
-        token_B1D = self.tier_token(shares_BAN.flatten(1).to(self.embedding.dtype))[:, None].to(x_BSD.dtype)
+        with torch.autocast(x_BSD.device.type, enabled=False):  # a few products; its norm has no mixed precision
+            token_B1D = self.tier_token(shares_BAN.flatten(1).to(self.embedding.dtype))[:, None].to(x_BSD.dtype)
         return torch.cat([token_B1D, x_BSD], dim=1), F.pad(padding_BS, (1, 0))
 
     def _found(self, items_BM: Tensor) -> list[tuple[Tensor, Tensor]]:

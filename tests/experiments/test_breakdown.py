@@ -73,9 +73,7 @@ def test_a_hotter_first_code_brings_more_kinds(done: Pipeline) -> None:
 
     model = SimpleNamespace(begin=module.model.begin, next_logp=Sure().next_logp)
     sure: Any = SimpleNamespace(device=module.device, model=model)
-    found = drawn(
-        sure, data, trie_of(done.table, done.catalog), done.config.evaluation, category_numbers(done.catalog)
-    )
+    found = drawn(sure, data, trie_of(done.table, done.catalog), done.config.evaluation, category_numbers(done.catalog))
     assert found["1"]["entropy@10"] < found["first 1.5"]["entropy@10"] < found["first 2"]["entropy@10"]
 
 
