@@ -39,8 +39,11 @@ GLASS: dict[str, Overrides] = {
     PLAIN: ["model.tier=false", "model.search=false"],
     "no neighbours": ["model.neighbours=0"],
     "neighbours below 10 items": ["model.few=10"],
-    "normalised tier token": {"glass_tiny": ["model.tier_norm=true"]},
-    "tier token as published": {name: ["model.tier_norm=false"] for name in ("glass_kuairec", "glass_taobao_mm")},
+    "tier norm the other way": {
+        "glass_tiny": ["model.tier_norm=true"],
+        "glass_kuairec": ["model.tier_norm=false"],
+        "glass_taobao_mm": ["model.tier_norm=false"],
+    },
     "20 tiers": ["model.num_tiers=20"],
     "256 first codes": ["tokenizer.codebook_sizes=[256,128,128]"],
     "scalar gate": ["model.gate=scalar"],
