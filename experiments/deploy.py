@@ -4,6 +4,7 @@ Array names end in their shape: U users.
 """
 
 import html
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +62,13 @@ def bundle_of(run: Path) -> Bundle:
         num_users=catalog.num_users,
         num_beams=config["evaluation"]["num_beams"],
         constrained=config["evaluation"]["constrained"],
+        knows_users=False,
         provenance=provenance(run),
     )
     network = build(model, card, table, catalog.num_items, inputs)
     network.load_state_dict(load_weights(run))
-    users = catalog.users["user"].combine_chunks() if knows_users(network) else None
+    card = replace(card, knows_users=knows_users(network))
+    users = catalog.users["user"].combine_chunks() if card.knows_users else None
     return Bundle(card, network.eval(), shown_items(catalog), users, table, inputs, examples(catalog, split))
 
 

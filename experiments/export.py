@@ -28,29 +28,39 @@ def export(arguments: Sequence[str]) -> None:
         raise UserError(f"expected a run and a folder to write\n{USAGE}")
     for name, value in own.items():
         require(value in ("true", "false"), name, value, "true or false")
-    run, out = map(Path, folders)
-    if out.exists() and own["force"] == "false":
-        raise UserError(f"{out} is there already; name another folder, or add force=true to replace it")
+    run, out = (Path(folder).absolute() for folder in folders)
     wait_passively()
+    from safetensors import SafetensorError
+
     from experiments.deploy import bundle_of
     from models.hugging_face import save_hugging_face
     from models.tiger import Tiger
+    from serving.bundle import CARD
     from serving.scorer import save_scorer
 
+    if out.exists():
+        if own["force"] == "false":
+            raise UserError(f"{out} is there already; name another folder, or add force=true to replace a bundle")
+        if not (out / CARD).is_file():
+            raise UserError(f"{out} is no bundle ({CARD} is missing) and is not replaced; name another folder")
     bundle = bundle_of(run)
-    aside = out.with_name(f".{out.name}.new")
+    aside, before = (out.with_name(f".{out.name}.{word}") for word in ("new", "old"))
     try:
-        shutil.rmtree(aside, ignore_errors=True)
+        for leftover in (aside, before):
+            shutil.rmtree(leftover, ignore_errors=True)
         if own["scorer"] == "true":
             save_scorer(bundle, aside)
         if type(bundle.model) is Tiger:
             save_hugging_face(bundle.model, aside / "hugging_face")
         bundle.save(aside)
         if out.exists():
-            shutil.rmtree(out)
+            out.replace(before)
         aside.replace(out)
-    except OSError as error:
-        raise UserError(f"{error.filename or out} cannot be written: {error.strerror or error}") from error
+        shutil.rmtree(before, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{getattr(error, 'filename', None) or out} cannot be written: {reason}") from error
     size = sum(path.stat().st_size for path in out.rglob("*"))
     print(f"{out}: {size / 2**20:.1f} MiB in {', '.join(sorted(path.name for path in out.iterdir()))}")
 

@@ -4,6 +4,8 @@ A resumed run ends with the numbers of an unbroken one: the data loader goes on 
 (`datamodules.sequences.BatchLoader`), and random state and running metrics come back from the checkpoint.
 """
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,46 +21,86 @@ from torchmetrics import Metric
 from sid.errors import Terminated
 
 KEY = "within_epoch"
+AGREE_EVERY = 8
+"""Batches after which several processes ask one another, as that waits for the device."""
 
 
 class WithinEpoch(Callback):
-    """Saves `path` when a scheduler asks the process to end (SIGTERM), and makes checkpoints within an epoch whole.
+    """Ends the training after a batch where a scheduler asks for it (SIGTERM), and makes checkpoints within an epoch
+    whole. `path` is saved first, but not after the last batch of an epoch: the end of the epoch comes before.
 
-    In a run of several processes all of them have to get the signal, as they do from SLURM and torchrun.
+    With several processes it is enough that one of them gets the signal; they agree on it every few batches.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.asked = False
         self.resumed: dict[str, Any] | None = None
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        checkpoint[KEY] = {
+        mine = {
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(pl_module.device) if pl_module.device.type == "cuda" else None,
-            "metrics": {name: metric.metric_state for name, metric in metrics(pl_module)},
-            "loader": loader.state_dict() if (loader := stateful(trainer)) else None,
+            "metrics": {name: dict(metric.metric_state) for name, metric in metrics(pl_module)},
         }
+        ranks: list[Any] = [mine] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(ranks, mine)
+        checkpoint[KEY] = {"ranks": ranks, "loader": loader.state_dict() if (loader := stateful(trainer)) else None}
 
     def on_load_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self.resumed = checkpoint.get(KEY)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        # Lightning's own handler talks to the other processes from within a step, and hangs.
+        on_sigterm(self._note)
         if not (trainer.fit_loop.restarted_mid_epoch and self.resumed):
             return
         # Lightning does so too, but not where a schedule has asked for the loader before the checkpoint was read.
         if loader := stateful(trainer):
             loader.load_state_dict(self.resumed["loader"])
-        torch.set_rng_state(self.resumed["rng"].cpu())
-        if self.resumed["cuda_rng"] is not None and pl_module.device.type == "cuda":
-            torch.cuda.set_rng_state(self.resumed["cuda_rng"].cpu(), pl_module.device)
+        mine = self.resumed["ranks"][trainer.global_rank % len(self.resumed["ranks"])]
+        torch.set_rng_state(mine["rng"].cpu())
+        if mine["cuda_rng"] is not None and pl_module.device.type == "cuda":
+            torch.cuda.set_rng_state(mine["cuda_rng"].cpu(), pl_module.device)
         for name, metric in metrics(pl_module):
-            for state, value in self.resumed["metrics"].get(name, {}).items():
+            for state, value in mine["metrics"].get(name, {}).items():
                 setattr(metric, state, value.to(pl_module.device))
 
-    def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
-        done = trainer.fit_loop.epoch_loop.batch_progress
-        if trainer.training and isinstance(exception, SIGTERMException) and not done.is_last_batch:
-            trainer.save_checkpoint(self.path)
+    def _note(self, *_: Any) -> None:
+        self.asked = True
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.is_last_batch or not self._agreed(trainer, batch_idx):
+            return
+        trainer.save_checkpoint(self.path)
+        raise SIGTERMException
+
+    def _agreed(self, trainer: lightning.Trainer, batch_idx: int) -> bool:
+        if trainer.world_size == 1:
+            return self.asked
+        if batch_idx % AGREE_EVERY:
+            return False
+        asked = torch.tensor(float(self.asked), device=trainer.strategy.root_device)
+        self.asked = bool(trainer.strategy.reduce(asked, reduce_op="sum") > 0)
+        return self.asked
+
+
+class AtOnce(Callback):
+    """SIGTERM ends a test, which has nothing to save, as it ends any process."""
+
+    def on_test_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        on_sigterm(signal.SIG_DFL)
+
+    on_validation_start = on_test_start
+
+
+def on_sigterm(handler: Any) -> None:
+    """Python lets only the main thread set one. Lightning puts the old one back at the end."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def stateful(trainer: lightning.Trainer) -> Any:
@@ -91,6 +133,8 @@ def stoppable(trainer: lightning.Trainer) -> Iterator[None]:
     try:
         yield
     except SystemExit as error:
-        raise (Terminated if trainer.received_sigterm else KeyboardInterrupt) from error
+        raise (Terminated if isinstance(error, SIGTERMException) else KeyboardInterrupt) from error
+    if any(isinstance(one, WithinEpoch) and one.asked for one in trainer.callbacks):  # type: ignore[attr-defined]
+        raise Terminated
     if trainer.interrupted:
         raise KeyboardInterrupt

@@ -25,7 +25,7 @@ RUN           a run folder, such as runs/tiger_tiny/1a2b3c4d5e6f, or an exported
 --k           items to recommend (10)
 --beams       beams of a generative model (those of its test)
 --temperature         0: the likeliest items; above, they are drawn (0)
---first-temperature   the same of the first code alone, for lists of several kinds of item
+--first-temperature   of the first code, for lists of several kinds of item; the others are drawn at --temperature, or 1
 --seed        of the draws (0)
 --fresh       leave out items of the history
 --device      cpu or cuda (cpu)
@@ -52,7 +52,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--first-temperature", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fresh", action="store_true")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--device", default="cpu")
     asked = parser.parse_args(arguments)
     if (asked.history is None) == (asked.users is None):
         parser.error("give --history or --users")
@@ -81,12 +81,13 @@ def recommend(arguments: Sequence[str]) -> None:
 def show(ready: "Recommender", raw_ids: list[str], question: "Question") -> None:
     """Prints the history and what is recommended after it."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     history, unknown = ready.numbers(raw_ids)
     console = Console()
     if unknown:
-        console.print(f"not in the catalogue, left out: {', '.join(unknown)}", style="yellow")
+        console.print(f"not in the catalogue, left out: {', '.join(unknown)}", style="yellow", markup=False)
     if not history:
         raise UserError(f"--history: none of these ids is in the catalogue of {ready.num_items:,} items")
     (lists, _) = ready.answer([history], question)
@@ -97,7 +98,8 @@ def show(ready: "Recommender", raw_ids: list[str], question: "Question") -> None
     for rank, item, score in rows:
         row = ready.shown(item)
         codes = " ".join(map(str, row.get("codes", ())))
-        table.add_row(rank, row["item"], row["title"], row["category"], codes, "" if score is None else f"{score:.3f}")
+        words = (row["item"], row["title"], row["category"], codes, "" if score is None else f"{score:.3f}")
+        table.add_row(rank, *map(escape, words))
         if item == history[-1] and rank == "":
             table.add_section()
     console.print(table)

@@ -13,7 +13,7 @@ from datamodules.sequences import SequenceDataModule
 from experiments.config import EvaluationConfig
 from experiments.figures import COLOURS, NORMAL, Panel, draw, finish
 from sid.decode import beam_search
-from sid.sampling import Tempered
+from sid.sampling import Sampler, Tempered
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,8 @@ def drawn(
 ) -> dict[str, dict[str, float]]:
     """Temperature (of all levels, or of the first alone: `first 1.5`) -> entropy, Recall and NDCG of drawn lists.
 
-    Items are drawn without replacement, as many as are evaluated, in the order of the draws.
+    Items are drawn without replacement, as many as are evaluated, in the order of the draws. Every process draws all of
+    them, so that sums over processes change no mean.
     """
     levels, device = tree.num_levels, module.device
     tree = tree.to(device)
@@ -46,16 +47,15 @@ def drawn(
     for name, temperatures in settings.items():
         metrics = [
             RankMetrics([10], [10]).to(device),
-            EntropyDiversity(category_N, config.entropy_at).to(device),
+            EntropyDiversity(category_N, [10]).to(device),
         ]
-        sampler = torch.Generator().manual_seed(0)
         for batch in batches:
             with torch.inference_mode():
                 state = module.model.begin(*batch.inputs)
                 model = Tempered(module.model, temperatures)
+                sampler = Sampler(batch.user_B.tolist())
                 lists = beam_search(model, state, tree, config.num_beams, constrained=True, sampler=sampler)
             for metric in metrics:
-                metric.sync_on_compute = False
                 metric.update(lists, batch)
         found[name] = {key: float(value) for metric in metrics for key, value in metric.compute().items()}
     return found

@@ -22,7 +22,7 @@ from datamodules.catalog import Catalog
 from datamodules.sequences import SequenceDataModule
 from datamodules.split import Split, learnt_counts
 from experiments.config import EvaluationConfig, RunConfig, TrainConfig
-from experiments.interruptions import TimedCheckpoint, WithinEpoch, stoppable
+from experiments.interruptions import AtOnce, TimedCheckpoint, WithinEpoch, stoppable
 from experiments.page import read_columns
 from experiments.results import BEST, load_weights
 from experiments.sampled import drawn
@@ -214,7 +214,7 @@ def settle(
     """The training of a model that has nothing to learn: one validation. Leaves what `train` does."""
     start = time.perf_counter()
     callback = retrieval(config.evaluation, None, catalog, module.model)
-    validator = trainer([callback], wandb_logger(config, run.name), **_hardware(config))
+    validator = trainer([callback, AtOnce()], wandb_logger(config, run.name), **_hardware(config))
     with stoppable(validator):
         (measured,) = validator.validate(module, datamodule=data, verbose=False)
     seconds = round(time.perf_counter() - start, 1)
@@ -255,14 +255,14 @@ def evaluate(
     logger = wandb_logger(config, run.name)
     curve = [k for k in INVALID_CURVE if k <= config.evaluation.free_beams]
     callback = retrieval(config.evaluation, table, catalog, module.model, lists, invalid_at=curve)
-    tester = trainer([callback], logger, **_hardware(config))
+    tester = trainer([callback, AtOnce()], logger, **_hardware(config))
     start = time.perf_counter()
     with stoppable(tester):
         (measured,) = tester.test(module, datamodule=data, verbose=False)
     seconds = time.perf_counter() - start
     lists.write(run / "recommendations.parquet")
     sampled: dict[str, dict[str, float]] = {}
-    if table is not None and process_rank() == 0:
+    if table is not None:
         module.to(tester.strategy.root_device)
         sampled = drawn(module, data, trie_of(table, catalog), config.evaluation, category_numbers(catalog))
     targets = len(split.test.user_E)
@@ -294,6 +294,5 @@ def popularity(config: EvaluationConfig, catalog: Catalog, split: Split) -> dict
         items_BK = items_K.expand(len(target_B), -1)
         lists = Recommendations(items_BK, count_N[items_BK].float(), None)
         for metric in metrics:
-            metric.sync_on_compute = False
             metric.update(lists, Targets(target_B))
     return {name: float(value) for metric in metrics for name, value in metric.compute().items()}

@@ -62,21 +62,26 @@ def from_hugging_face(folder: Path) -> Tiger:
 
     Raises UserError where the folder holds no such T5.
     """
+    from safetensors import SafetensorError
     from transformers import T5Config, T5ForConditionalGeneration
 
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} holds no config.json; name a folder that experiments.export has written")
-    config = T5Config.from_pretrained(folder)
-    if not hasattr(config, "codebook_sizes"):
-        raise UserError(f"{folder} is a T5 without codebook_sizes in its config: no TIGER of ours")
-    peer = T5ForConditionalGeneration.from_pretrained(folder)
-    sizes = (config.d_model, config.num_layers, config.num_heads, config.d_kv, config.d_ff, config.dropout_rate)
-    shape = Shape(*sizes, config.relative_attention_num_buckets, config.relative_attention_max_distance)
-    model = Tiger(shape, TokenSpace(tuple(config.codebook_sizes), config.num_user_tokens))
-    theirs = peer.state_dict()
-    with torch.no_grad():
-        for name, weight in counterparts(model).items():
-            weight.copy_(theirs[name])
+    try:
+        config = T5Config.from_pretrained(folder)
+        tokens = TokenSpace(tuple(config.codebook_sizes), config.num_user_tokens)
+        peer, loading = T5ForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+        if lacking := sorted(loading["missing_keys"]):
+            raise ValueError(f"weights are missing: {', '.join(lacking)}")
+        sizes = (config.d_model, config.num_layers, config.num_heads, config.d_kv, config.d_ff, config.dropout_rate)
+        shape = Shape(*sizes, config.relative_attention_num_buckets, config.relative_attention_max_distance)
+        model, theirs = Tiger(shape, tokens), peer.state_dict()
+        with torch.no_grad():
+            for name, weight in counterparts(model).items():
+                weight.copy_(theirs[name])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder} holds no whole T5 of ours ({reason}). Export the run again.") from error
     return model.eval()
 
 

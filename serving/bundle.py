@@ -45,6 +45,8 @@ class Card:
     num_beams: int
     """What it was tested with."""
     constrained: bool
+    knows_users: bool
+    """Whether the model has something of its own for every user, so that users.parquet is there."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Run, commit, versions, test table."""
     format: int = FORMAT
@@ -61,7 +63,7 @@ class Bundle:
         users: (U,) ids of the users by number, for models that know users; None for others.
         table: None for a classic model.
         inputs: what the model is built from besides (see `build`), by name.
-        examples: columns user and history (item numbers, oldest first): a few to try it with.
+        examples: columns user, history (item numbers, oldest first) and next: a few to try it with.
     """
 
     card: Card
@@ -102,7 +104,7 @@ class Bundle:
             card = Card(**written)
             weights, inputs = load_file(folder / WEIGHTS), load_file(folder / INPUTS)
             items, examples = pq.read_table(folder / ITEMS), pq.read_table(folder / EXAMPLES)
-            users = pq.read_table(folder / USERS)["user"].combine_chunks() if (folder / USERS).exists() else None
+            users = pq.read_table(folder / USERS)["user"].combine_chunks() if card.knows_users else None
             config = model_config(card.model)
             table = SIDTable.load(folder) if isinstance(config, GenerativeConfig) else None
             model = build(config, card, table, items.num_rows, inputs)

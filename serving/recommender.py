@@ -3,6 +3,7 @@
 Legend: B histories, T items of a history, L levels, K items or beams, N items.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,16 +14,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.batch import SequenceBatch, token_sequence
 from serving.bundle import Bundle
 from sid.decode import Recommendations, beam_search, top_items, without
 from sid.errors import UserError
-from sid.sampling import Tempered
+from sid.sampling import Sampler, Tempered
 from sid.trie import Trie
 
-WARMEST = 100.0
+COOLEST, WARMEST = 0.01, 100.0
+DEVICES = ("cpu", "cuda")
+MOST_WORDS = 10
+"""Of a search for items; the others are ignored."""
 
 
 class Question(NamedTuple):
@@ -34,11 +39,13 @@ class Question(NamedTuple):
     temperature: float = 0.0
     """0: the likeliest items; above: items are drawn, the more evenly the higher it is."""
     first_temperature: float = 0.0
-    """The temperature of the first code, for lists of several kinds of item; 0: as `temperature`."""
+    """The temperature of the first code, for lists of several kinds of item; 0: as `temperature`. Where that is 0, the
+    other codes are drawn at 1."""
     seed: int = 0
-    """Of the draws."""
+    """Of the draws: the same for the same history, whoever is asked about beside it."""
     fresh: bool = False
-    """Leave out items of the history."""
+    """Leave out items of the history. A generative model writes `max_items` more for it; if it has written more of the
+    history than that, a list is shorter."""
 
 
 class Answer(NamedTuple):
@@ -56,6 +63,9 @@ class Recommender:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        if self.device not in DEVICES or (self.device == "cuda" and not torch.cuda.is_available()):
+            here = "cpu or cuda" if torch.cuda.is_available() else "cpu: this torch sees no CUDA device"
+            raise UserError(f"device={self.device}: expected {here}")
         self.bundle.model.to(self.device)
 
     @classmethod
@@ -114,13 +124,15 @@ class Recommender:
         if words in self._number:
             return [self._number[words]]
         found = pa.chunked_array([pa.repeat(True, self.num_items)])
-        for word in words.split():
+        for word in words.split()[:MOST_WORDS]:
             found = pc.and_(found, pc.match_substring(self.bundle.items["title"], word, ignore_case=True))
         return [int(item) for item in np.flatnonzero(found)[:most]]
 
-    def under(self, codes: Sequence[int]) -> dict[str, Any]:
-        """How many items have semantic IDs that begin so, and the title of one."""
+    def under(self, codes: Sequence[int]) -> dict[str, Any] | None:
+        """How many items have semantic IDs that begin so, and the title of one; None where there are none."""
         items_X = self._trie.below(codes)
+        if not len(items_X):
+            return None
         return {"codes": list(codes), "items": len(items_X), "example": self.shown(int(items_X[0]))["title"]}
 
     def batch(self, histories: Sequence[Sequence[int]], users: Sequence[int] = ()) -> SequenceBatch:
@@ -156,13 +168,16 @@ class Recommender:
         Raises:
             UserError: a history is empty, or the question asks for what cannot be given.
         """
-        batch, wanted = self.batch(histories, users), self._wanted(question, histories)
+        batch, wanted = self.batch(histories, users), self._wanted(question)
+        seen_BT = padded(histories).to(self.device) if question.fresh else None
         draws = question.temperature > 0 or question.first_temperature > 0
-        sampler = torch.Generator().manual_seed(question.seed) if draws else None
+        sampler = Sampler([seed_of(history, question.seed) for history in histories]) if draws else None
         trace: list[Tensor] = []
         model: Any = self.bundle.model
         if self.bundle.table is None:
             scores_BN = model.scores(batch.history_BT, batch.user_B) / (question.temperature or 1.0)
+            if seen_BT is not None:
+                scores_BN = ruled_out(scores_BN, seen_BT)
             lists = top_items(scores_BN, self._candidates, wanted, sampler)
         else:
             constrained, asked = self.bundle.card.constrained, model
@@ -170,28 +185,28 @@ class Recommender:
                 asked, constrained = Tempered(model, self._temperatures(question)), True
             state = model.begin(*batch.inputs)
             lists = beam_search(asked, state, self._trie, wanted, constrained, trace, sampler)
-        if question.fresh:
-            lists = without(lists, padded(histories).to(self.device))
+        if seen_BT is not None:
+            lists = without(lists, seen_BT)
         return Answer(lists.part(slice(None), slice(question.k)), trace)
 
-    def _wanted(self, question: Question, histories: Sequence[Sequence[int]]) -> int:
+    def _wanted(self, question: Question) -> int:
         """Items to find for every history."""
         if not 1 <= question.k <= self.num_items:
             raise UserError(f"k={question.k}: expected 1 to {self.num_items}, the items of the catalogue")
         for name in ("temperature", "first_temperature"):
             value = getattr(question, name)
-            if not 0 <= value <= WARMEST:
-                raise UserError(f"{name}={value}: expected 0 to {WARMEST:g}")
+            if not (value == 0 or COOLEST <= value <= WARMEST):
+                raise UserError(f"{name}={value}: expected 0, or {COOLEST:g} to {WARMEST:g}")
+        if not 0 <= question.seed < 2**63:
+            raise UserError(f"seed={question.seed}: expected 0 to 2^63 - 1")
         if self.bundle.table is None:
             if question.beams or question.first_temperature:
                 raise UserError(f"{self.bundle.card.name} scores all items at once: it has no beams and no first code")
-            wanted = question.k
-        else:
-            wanted = question.beams or max(question.k, self.bundle.card.num_beams)
-            if wanted < question.k:
-                raise UserError(f"beams={wanted}: expected at least k={question.k}")
-        seen = max(len(set(history)) for history in histories) if question.fresh else 0
-        return min(wanted + seen, self.num_items)
+            return question.k
+        wanted = question.beams or max(question.k, self.bundle.card.num_beams)
+        if wanted < question.k:
+            raise UserError(f"beams={wanted}: expected at least k={question.k}")
+        return min(wanted + (self.bundle.card.max_items if question.fresh else 0), self.num_items)
 
     def _temperatures(self, question: Question) -> list[float]:
         rest = question.temperature or 1.0
@@ -202,3 +217,15 @@ def padded(histories: Sequence[Sequence[int]]) -> Tensor:
     """(B, T) int64, -1 behind; T is at least 1."""
     width = max(1, *map(len, histories)) if histories else 1
     return torch.tensor([[*history, *[-1] * (width - len(history))] for history in histories])
+
+
+def ruled_out(scores_BN: Tensor, seen_BT: Tensor) -> Tensor:
+    """The scores, -inf for the items (B, T) of every row; -1 is none."""
+    place_BT = torch.where(seen_BT < 0, scores_BN.shape[1], seen_BT)
+    return F.pad(scores_BN, (0, 1)).scatter(1, place_BT, -torch.inf)[:, :-1]
+
+
+def seed_of(history: Sequence[int], seed: int) -> int:
+    """A seed for the draws of a history."""
+    digest = hashlib.sha256(np.array([seed, *history], np.int64).tobytes()).digest()
+    return int.from_bytes(digest[:7], "little")

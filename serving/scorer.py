@@ -13,7 +13,7 @@ from serving.bundle import Bundle
 from sid.errors import UserError
 
 SCORER = "scorer.pt2"
-SMALLEST, ROWS, HISTORY = 1, 3, 5
+ROWS, HISTORY = 3, 5
 
 
 class GenerativeScorer(nn.Module):

@@ -10,14 +10,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import FastAPI, HTTPException, Query
-from fastapi.responses import HTMLResponse
+from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving.recommender import WARMEST, Answer, Question, Recommender
 from sid.errors import UserError
 
-LARGEST_BATCH, LONGEST_QUEUE = 64, 1024
+LARGEST_BATCH, LONGEST_QUEUE, LARGEST_BODY = 64, 1024, 1 << 20
 MOST_ITEMS, MOST_BEAMS, LONGEST_HISTORY, LONGEST_ID, FOUND, SHOWN_BEAMS = 100, 200, 2000, 200, 20, 10
 ItemId = Annotated[str, Field(min_length=1, max_length=LONGEST_ID)]
 
@@ -34,7 +35,9 @@ class Asked(BaseModel):
     k: Annotated[int, Field(ge=1, le=MOST_ITEMS)] = 10
     beams: Annotated[int, Field(ge=0, le=MOST_BEAMS)] = 0
     temperature: Annotated[float, Field(ge=0, le=WARMEST, allow_inf_nan=False)] = 0.0
+    """0, or from .01 on."""
     first_temperature: Annotated[float, Field(ge=0, le=WARMEST, allow_inf_nan=False)] = 0.0
+    """0, or from .01 on."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     fresh: bool = False
     explain: bool = False
@@ -133,6 +136,50 @@ def _row(found: Answer, row: int) -> Answer:
     return Answer(found.lists.part(one, slice(None)), [codes_BKl[one] for codes_BKl in found.beams])
 
 
+class SmallBodies:
+    """Answers 413 to requests whose body is larger than LARGEST_BODY, before anything reads them whole."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        body, more = b"", True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return  # the client has gone
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+            if len(body) > LARGEST_BODY:
+                words = {"detail": f"the request is larger than {LARGEST_BODY:,} bytes"}
+                await JSONResponse(words, 413, {"Connection": "close"})(scope, receive, send)
+                return
+        given = False
+
+        async def once() -> Any:
+            nonlocal given
+            if given:
+                return await receive()
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self.app(scope, once, send)
+
+
+async def refuse(_: Request, error: Exception) -> JSONResponse:
+    """422 with what is wrong and where; FastAPI's own answer repeats the input, which may be no JSON, or large."""
+    assert isinstance(error, RequestValidationError)
+    found = [{"loc": [plain(part) for part in one["loc"]], "msg": plain(one["msg"])} for one in error.errors()[:10]]
+    return JSONResponse({"detail": [{**one, "type": "value_error"} for one in found]}, 422)
+
+
+def plain(part: Any) -> Any:
+    """A place or message that can be sent, cut to a line."""
+    return part if isinstance(part, int) else str(part).encode("ascii", "replace").decode()[:200]
+
+
 def create_app(recommender: Recommender, largest_batch: int = LARGEST_BATCH) -> FastAPI:
     """The service of one model.
 
@@ -149,7 +196,10 @@ def create_app(recommender: Recommender, largest_batch: int = LARGEST_BATCH) -> 
         worker.cancel()
 
     app = FastAPI(title=f"sidlight: {card.name}", description="Recommendations after a history", lifespan=lifespan)
+    app.add_middleware(SmallBodies)
+    app.add_exception_handler(RequestValidationError, refuse)
     refusals: dict[int | str, dict[str, Any]] = {
+        413: {"description": "the request is larger than a megabyte"},
         422: {"description": "the request cannot be answered as it is"},
         503: {"description": "too many requests are waiting"},
     }
@@ -191,7 +241,7 @@ def create_app(recommender: Recommender, largest_batch: int = LARGEST_BATCH) -> 
         }
 
     @app.get("/items")
-    async def items(query: Annotated[str, Query(min_length=1, max_length=LONGEST_ID)]) -> list[Item]:
+    def items(query: Annotated[str, Query(min_length=1, max_length=LONGEST_ID)]) -> list[Item]:
         """Items with these words in their title, or with this id."""
         return [Item(**recommender.shown(item)) for item in recommender.find(query, FOUND)]
 
@@ -222,7 +272,5 @@ def recommended(recommender: Recommender, found: Answer) -> list[Item]:
 
 def prefixes(recommender: Recommender, found: Answer) -> list[list[Prefix]]:
     """The best beams after every level."""
-    return [
-        [Prefix(**recommender.under(codes)) for codes in codes_BKl[0, :SHOWN_BEAMS].tolist()]
-        for codes_BKl in found.beams
-    ]
+    shown = [[recommender.under(codes) for codes in codes_BKl[0, :SHOWN_BEAMS].tolist()] for codes_BKl in found.beams]
+    return [[Prefix(**one) for one in level if one is not None] for level in shown]

@@ -6,12 +6,15 @@ The file is answered in parts, which are kept until all are there: a killed run 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from serving.recommender import Question, Recommender
 from sid.errors import UserError
@@ -38,27 +41,43 @@ def recommend_table(
     Raises:
         UserError: the file cannot be read or lacks a column, the output cannot be written, the question is wrong.
     """
-    from rich.progress import track
-
+    if out.resolve() == users.resolve():
+        raise UserError(f"--out {out} is the file of the histories; name another")
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise UserError(f"--out {out}: expected a file in a folder that is there")
     source = open_histories(users)
-    folder = out.with_name(f".{out.name}.parts")
-    key = {"users": str(users.resolve()), "rows": source.metadata.num_rows, "changed": users.stat().st_mtime_ns}
-    key |= {"question": question._asdict(), "model": fingerprint(recommender), "part": part_users}
+    lock = FileLock(out.with_name(f".{out.name}.lock"))
     try:
-        folder = start_parts(folder, key)
-        parts = -(-source.metadata.num_rows // part_users)
-        answered = empty = 0
-        for number, rows in enumerate(track(_parts(source, part_users), "users", total=parts, transient=True)):
-            path = folder / f"{number:06}.parquet"
-            if not path.exists():
-                aside = path.with_suffix(".new")
-                pq.write_table(_answer(recommender, rows, question), aside)
-                aside.replace(path)
-            filled = pa.compute.list_value_length(pq.read_table(path, columns=["items"])["items"]).to_pylist()
-            answered, empty = answered + sum(map(bool, filled)), empty + filled.count(0)
-        _join(folder, out)
+        with lock.acquire(timeout=0):
+            done = _answer_all(recommender, source, users, out, question, part_users)
+        Path(lock.lock_file).unlink(missing_ok=True)
+    except Timeout as error:
+        raise UserError(f"another process is writing {out}; wait for it, or name another file") from error
     except OSError as error:
         raise UserError(f"{error.filename or out} cannot be written: {error.strerror or error}") from error
+    return done
+
+
+def _answer_all(
+    recommender: Recommender, source: pq.ParquetFile, users: Path, out: Path, question: Question, part_users: int
+) -> Done:
+    from rich.progress import track
+
+    key = {"users": str(users.resolve()), "rows": source.metadata.num_rows, "changed": users.stat().st_mtime_ns}
+    key |= {"question": question._asdict(), "model": fingerprint(recommender), "part": part_users}
+    folder = start_parts(out.with_name(f".{out.name}.parts"), key)
+    parts = [folder / f"{number:06}.parquet" for number in range(-(-source.metadata.num_rows // part_users))]
+    answered = empty = 0
+    stretches = _parts(source, users, part_users)
+    for path, rows in zip(parts, track(stretches, "users", total=len(parts), transient=True), strict=True):
+        if not path.exists():
+            aside = path.with_suffix(".new")
+            pq.write_table(_answer(recommender, rows, question), aside)
+            aside.replace(path)
+        filled = pc.list_value_length(pq.read_table(path, columns=["items"])["items"]).to_pylist()
+        answered, empty = answered + sum(map(bool, filled)), empty + filled.count(0)
+    _join(parts, out)
+    shutil.rmtree(folder)
     return Done(answered, empty)
 
 
@@ -89,22 +108,29 @@ def start_parts(folder: Path, key: dict[str, Any]) -> Path:
 
 
 def fingerprint(recommender: Recommender) -> str:
-    """12 hex digits of the weights."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(recommender.bundle.model.state_dict().items()):
-        digest.update(name.encode() + weight.cpu().float().numpy().tobytes())
+    """12 hex digits of all that answers depend on: sizes, weights, inputs, items, codes."""
+    bundle, digest = recommender.bundle, hashlib.sha256()
+    card = {name: value for name, value in asdict(bundle.card).items() if name != "provenance"}
+    digest.update(json.dumps(card, sort_keys=True).encode())
+    codes = {} if bundle.table is None else {"codes": bundle.table.codes_NL}
+    for name, tensor in sorted({**bundle.model.state_dict(), **bundle.inputs, **codes}.items()):
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    digest.update(json.dumps(bundle.items.select(["item", "candidate"]).to_pydict()).encode())
     return digest.hexdigest()[:12]
 
 
-def _parts(source: pq.ParquetFile, size: int) -> Iterator[pa.Table]:
-    """Stretches of `size` rows, the last one shorter."""
+def _parts(source: pq.ParquetFile, path: Path, size: int) -> Iterator[pa.Table]:
+    """Stretches of `size` rows, the last one shorter. Raises UserError where the file is damaged."""
     waiting: list[pa.RecordBatch] = []
-    for batch in source.iter_batches(size, columns=["user", "history"]):
-        waiting.append(batch)
-        while sum(map(len, waiting)) >= size:
-            whole = pa.Table.from_batches(waiting)
-            yield whole.slice(0, size)
-            waiting = whole.slice(size).to_batches()
+    try:
+        for batch in source.iter_batches(size, columns=["user", "history"]):
+            waiting.append(batch)
+            while sum(map(len, waiting)) >= size:
+                whole = pa.Table.from_batches(waiting)
+                yield whole.slice(0, size)
+                waiting = whole.slice(size).to_batches()
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
     if sum(map(len, waiting)):
         yield pa.Table.from_batches(waiting)
 
@@ -119,8 +145,7 @@ def _answer(recommender: Recommender, rows: pa.Table, question: Question) -> pa.
     order = sorted((row for row, history in enumerate(histories) if history), key=lambda row: -len(histories[row]))
     for start in range(0, len(order), BATCH_USERS):
         some = order[start : start + BATCH_USERS]
-        asked = question._replace(seed=question.seed + start)
-        lists = recommender.answer([histories[row] for row in some], asked, [numbers[row] for row in some]).lists
+        lists = recommender.answer([histories[row] for row in some], question, [numbers[row] for row in some]).lists
         answers = zip(some, lists.items_BK.tolist(), lists.scores_BK.tolist(), strict=True)
         for row, items_K, scores_K in answers:
             items[row] = [raw_ids[item] for item in items_K if item >= 0]
@@ -128,10 +153,9 @@ def _answer(recommender: Recommender, rows: pa.Table, question: Question) -> pa.
     return pa.table({"user": users, "items": items, "scores": scores}, schema=SCHEMA)
 
 
-def _join(folder: Path, out: Path) -> None:
+def _join(parts: Sequence[Path], out: Path) -> None:
     aside = out.with_name(f".{out.name}.new")
     with pq.ParquetWriter(aside, SCHEMA) as writer:
-        for path in sorted(folder.glob("*.parquet")):
+        for path in parts:
             writer.write_table(pq.read_table(path))
     aside.replace(out)
-    shutil.rmtree(folder)

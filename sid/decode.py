@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sid.sampling import children_ranks, gumbel
+from sid.sampling import Sampler, children_ranks
 from sid.trie import Children, PrefixTree
 
 
@@ -67,7 +67,7 @@ def beam_search(
     num_beams: int,
     constrained: bool = False,
     trace: list[Tensor] | None = None,
-    sampler: torch.Generator | None = None,
+    sampler: Sampler | None = None,
 ) -> Recommendations:
     """The `num_beams` most likely semantic IDs of the tree for every user, best first.
 
@@ -124,15 +124,13 @@ def beam_search(
     )
 
 
-def top_items(
-    scores_BN: Tensor, items_C: Tensor, num_items: int, sampler: torch.Generator | None = None
-) -> Recommendations:
+def top_items(scores_BN: Tensor, items_C: Tensor, num_items: int, sampler: Sampler | None = None) -> Recommendations:
     """The best of the items (C,), best first; -1 where there are no more, or the score is -inf.
 
     With a `sampler` they are drawn without replacement from the softmax of the scores, as in `beam_search`.
     """
     among_BC = scores_BN if len(items_C) == scores_BN.shape[1] else scores_BN[:, items_C]
-    rank_BC = among_BC if sampler is None else among_BC + gumbel(among_BC, sampler)
+    rank_BC = among_BC if sampler is None else among_BC + sampler.gumbel(among_BC)
     place_BK = rank_BC.topk(min(num_items, len(items_C)), dim=1).indices
     scores_BK = among_BC.gather(1, place_BK)
     items_BK = items_C[place_BK].masked_fill(scores_BK == -torch.inf, -1)

@@ -32,13 +32,23 @@ class Tempered:
         return logp_BKV / self.temperatures[level], state
 
 
-def gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Independent standard Gumbel noise of the shape of `like`, float32; `generator` lives on the CPU."""
-    uniform = torch.rand(like.shape, generator=generator).clamp_(1e-10, 1 - 1e-7)
-    return -(-uniform.log()).log().to(like.device)
+class Sampler:
+    """Noise for B rows, each from a seed of its own: what a row draws does not depend on who is beside it."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def gumbel(self, like: Tensor) -> Tensor:
+        """Independent standard Gumbel noise of the shape (B, ...) of `like`, float32. Raises ValueError where B is not
+        the number of seeds."""
+        if len(like) != len(self.generators):
+            raise ValueError(f"{len(like)} rows and {len(self.generators)} seeds; expected one for each row")
+        rows = [torch.rand(like.shape[1:], generator=generator) for generator in self.generators]
+        uniform = torch.stack(rows).clamp_(1e-10, 1 - 1e-7)
+        return -(-uniform.log()).log().to(like.device)
 
 
-def children_ranks(logp_BKC: Tensor, rank_BK: Tensor, generator: torch.Generator) -> Tensor:
+def children_ranks(logp_BKC: Tensor, rank_BK: Tensor, sampler: Sampler) -> Tensor:
     """(B, K, C) perturbed log-probabilities of children whose largest is that of their parent.
 
     The top k of independently perturbed log-probabilities are k draws without replacement, in order. Drawn from the
@@ -49,7 +59,7 @@ def children_ranks(logp_BKC: Tensor, rank_BK: Tensor, generator: torch.Generator
         logp_BKC: log-probabilities of the children from the root on; those of one parent add up to its own.
         rank_BK: the parents' perturbed log-probabilities.
     """
-    noisy_BKC = logp_BKC + gumbel(logp_BKC, generator)
+    noisy_BKC = logp_BKC + sampler.gumbel(logp_BKC)
     gap_BKC = noisy_BKC - noisy_BKC.amax(2, keepdim=True)
     shift_BKC = rank_BK[..., None] - noisy_BKC + torch.log1p(-gap_BKC.exp())
     ranks_BKC = rank_BK[..., None] - shift_BKC.clamp_min(0) - torch.log1p((-shift_BKC.abs()).exp())

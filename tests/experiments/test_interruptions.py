@@ -76,7 +76,7 @@ def beside(output: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("at", [(0, 2), (2, 4)])
+@pytest.mark.parametrize("at", [(0, 2), (2, 1)])
 def test_sigterm_within_an_epoch(at: tuple[int, int], unbroken: tuple[str, Path, Any], tmp_path: Path) -> None:
     name, output, whole = unbroken
     beside(output, tmp_path)
@@ -84,8 +84,18 @@ def test_sigterm_within_an_epoch(at: tuple[int, int], unbroken: tuple[str, Path,
         pipeline(name, tmp_path, Stop(*at, terminate)).run("evaluate", lambda *figures: None)
     again = pipeline(name, tmp_path)
     saved = torch.load(again.train.folder / "checkpoints/last.ckpt", weights_only=True)
-    assert saved["global_step"] == at[0] * 6 + at[1] + 1
+    assert saved["global_step"] == at[0] * 6 + at[1] + 2, "heeded after the next batch"
     same(finish(again), whole)
+
+
+def test_sigterm_near_the_end_of_the_training_is_heeded_behind_it(
+    unbroken: tuple[str, Path, Any], tmp_path: Path
+) -> None:
+    name, output, whole = unbroken
+    beside(output, tmp_path)
+    with pytest.raises(Terminated):
+        pipeline(name, tmp_path, Stop(2, 4, terminate)).run("evaluate", lambda *figures: None)
+    same(finish(pipeline(name, tmp_path)), whole)
 
 
 @pytest.mark.parametrize("at", [(0, 3), (1, 5)])
@@ -112,7 +122,7 @@ class StopAtValidation(lightning.Callback):
             self.act()
 
 
-@pytest.mark.parametrize(("act", "minutes", "epoch"), [(terminate, "1e-9", 0), (die, "1e-9", 1), (terminate, "10", 1)])
+@pytest.mark.parametrize(("act", "minutes", "epoch"), [(terminate, "1e-9", 0), (die, "1e-9", 1), (terminate, "10", 2)])
 def test_the_end_of_an_epoch_and_its_validation(
     act: Any, minutes: str, epoch: int, unbroken: tuple[str, Path, Any], tmp_path: Path
 ) -> None:
@@ -121,7 +131,11 @@ def test_the_end_of_an_epoch_and_its_validation(
     more = (f"train.checkpoint_minutes={minutes}",)
     with pytest.raises((Terminated, MemoryError)):
         pipeline(name, tmp_path, StopAtValidation(epoch, act), more=more).run("train", lambda *figures: None)
-    same(finish(pipeline(name, tmp_path, more=more)), whole)
+    again = pipeline(name, tmp_path, more=more)
+    if act is terminate:  # the epoch has been brought to its end
+        saved = torch.load(again.train.folder / "checkpoints/last.ckpt", weights_only=True)
+        assert saved["global_step"] >= (epoch + 1) * 6
+    same(finish(again), whole)
 
 
 def test_the_command_ends_with_the_status_of_sigterm(

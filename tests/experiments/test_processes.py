@@ -2,13 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from experiments.page import read_columns
 
@@ -22,22 +23,42 @@ SMALL = [
 ]
 
 
+TWO = ["sequences.batch_size=32", "train.devices=2", "train.strategy=ddp"]
+
+
+def command_of(name: str, output: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "experiments.run", name, *SMALL, *more, f"output_dir={output}"]
+
+
 def finished(name: str, output: Path, *more: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Test result and metrics of every epoch."""
-    command = [sys.executable, "-m", "experiments.run", name, *SMALL, *more, f"output_dir={output}"]
+    command = command_of(name, output, *more)
     done = subprocess.run(command, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     (folder,) = {path.parent for path in output.glob("runs/*/*/test.json")}
     return json.loads((folder / "test.json").read_text()), read_columns(folder / "metrics.csv")
 
 
-@pytest.mark.parametrize("name", ["tiger_tiny"])
-def test_the_loss_curve_is_that_of_one_process(name: str, tmp_path: Path) -> None:
-    one, alone = finished(name, tmp_path / "one", "sequences.batch_size=64")
-    two, shared = finished(name, tmp_path / "two", "sequences.batch_size=32", "train.devices=2", "train.strategy=ddp")
+def test_the_loss_curve_is_that_of_one_process_and_sigterm_changes_nothing(tmp_path: Path) -> None:
+    one, alone = finished("tiger_tiny", tmp_path / "one", "sequences.batch_size=64")
+    two, shared = finished("tiger_tiny", tmp_path / "two", *TWO)
     assert alone["step"].tolist() == shared["step"].tolist()
     # The means of two halves weigh the samples of an odd batch a little differently.
     assert np.allclose(alone["train/loss"], shared["train/loss"], rtol=2e-3)
     assert np.allclose(alone["val/loss"], shared["val/loss"], rtol=2e-3)
     assert one["users"] == two["users"] == 151
     assert abs(one["metrics"]["recall@20"] - two["metrics"]["recall@20"]) < 0.05
+
+    (tmp_path / "ended").mkdir()
+    (tmp_path / "ended/artifacts").symlink_to(tmp_path / "two/artifacts")
+    often = "train.checkpoint_minutes=0.001"
+    command = command_of("tiger_tiny", tmp_path / "ended", *TWO, often)
+    running = subprocess.Popen(command, cwd=ROOT, env={**os.environ}, start_new_session=True, stderr=subprocess.PIPE)
+    while running.poll() is None and not list(tmp_path.glob("ended/runs/*/*/checkpoints/last.ckpt")):
+        time.sleep(0.02)
+    os.killpg(running.pid, signal.SIGTERM)
+    assert running.wait(timeout=120) == 143
+    assert not list(tmp_path.glob("ended/runs/*/*/train.manifest.json")), "the training was over before the signal"
+    again, resumed = finished("tiger_tiny", tmp_path / "ended", *TWO, often)
+    assert json.dumps(again["metrics"]) == json.dumps(two["metrics"])
+    assert resumed["train/loss"].tolist() == shared["train/loss"].tolist()

@@ -4,6 +4,7 @@ Legend: B histories, K items, L levels.
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from datamodules.batch import token_sequence
@@ -99,6 +101,18 @@ def test_histories_of_different_lengths_are_answered_as_each_alone(runs: dict[st
             assert torch.allclose(together.scores_BK[row], alone.scores_BK[0], atol=1e-4)
 
 
+@pytest.mark.parametrize("how", [Question(k=5, fresh=True), Question(k=5, temperature=1.5, seed=3)])
+@pytest.mark.parametrize("name", ["causal_tiny", "sasrec_tiny"])
+def test_nobody_s_answer_depends_on_who_asks_beside(name: str, how: Question, runs: dict[str, Path]) -> None:
+    ready = recommender(runs[name])
+    histories = [[1], *asked(ready)[0][:5], list(range(60))]
+    together = ready.answer(histories, how).lists
+    for row, history in enumerate(histories):
+        assert torch.equal(together.items_BK[row], ready.answer([history], how).lists.items_BK[0])
+    if how.temperature:
+        assert not torch.equal(together.items_BK, ready.answer(histories, how._replace(seed=4)).lists.items_BK)
+
+
 def test_fresh_lists_are_the_longer_ones_without_the_history(runs: dict[str, Path]) -> None:
     for name in ("itemknn_tiny", "tiger_tiny"):
         ready = recommender(runs[name])
@@ -129,6 +143,8 @@ def test_a_trace_ends_with_the_codes_of_the_lists(runs: dict[str, Path]) -> None
         (Question(beams=3), "at least k=10"),
         (Question(temperature=-1.0), "temperature=-1"),
         (Question(first_temperature=1e9), "first_temperature"),
+        (Question(temperature=1e-40), "temperature=1e-40"),
+        (Question(temperature=1.0, seed=2**70), "seed="),
     ],
 )
 def test_questions_that_cannot_be_answered(question: Question, said: str, runs: dict[str, Path]) -> None:
@@ -184,6 +200,26 @@ def test_hugging_face_and_back(bundles: dict[str, Path]) -> None:
         from_hugging_face(bundles["sasrec_tiny"])
 
 
+def test_a_hugging_face_folder_that_is_not_whole(bundles: dict[str, Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from models.hugging_face import from_hugging_face
+
+    copy = tmp_path / "copy"
+    shutil.copytree(bundles["tiger_tiny"] / "hugging_face", copy)
+    weights = load_file(copy / "model.safetensors")
+    lacking = {name: weight for name, weight in weights.items() if "encoder.block.0.layer.1" not in name}
+    save_file(lacking, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="weights are missing"):
+        from_hugging_face(copy)
+    (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:999])
+    with pytest.raises(UserError, match="no whole T5"):
+        from_hugging_face(copy)
+    (copy / "config.json").write_text("{")
+    with pytest.raises(UserError, match="no whole T5"):
+        from_hugging_face(copy)
+
+
 def test_a_table_of_users_goes_on_where_it_was_killed(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,9 +257,9 @@ def test_a_table_of_users_goes_on_where_it_was_killed(
 def test_the_command_line(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(runs["sasrec_tiny"])
     raw_ids = recommender(runs["sasrec_tiny"]).bundle.items["item"].to_pylist()
-    assert recommend([folder, "--history", f"{raw_ids[3]}, {raw_ids[5]},nothing", "--k", "4"]) == 0
+    assert recommend([folder, "--history", f"{raw_ids[3]}, {raw_ids[5]},[/nothing]", "--k", "4"]) == 0
     shown = capsys.readouterr().out
-    assert "left out: nothing" in shown and raw_ids[3] in shown
+    assert "left out: [/nothing]" in shown and raw_ids[3] in shown
     for arguments, said in (
         ([folder], "give --history or --users"),
         ([folder, "--history", "nothing"], "none of these ids"),
@@ -232,10 +268,17 @@ def test_the_command_line(runs: dict[str, Path], tmp_path: Path, capsys: pytest.
         ([folder, "--users", str(tmp_path / "no.parquet"), "--out", str(tmp_path / "o")], "no readable Parquet"),
         ([str(tmp_path), "--history", raw_ids[0]], "is no run"),
         ([folder, "--history", raw_ids[0], "--beams", "20"], "no beams"),
+        ([folder, "--history", raw_ids[0], "--device", "tpu"], "device=tpu"),
+        ([folder, "--users", "a.parquet", "--out", "a.parquet"], "is the file of the histories"),
+        ([folder, "--users", "a.parquet", "--out", str(tmp_path)], "expected a file"),
     ):
         assert recommend(arguments) == 2
         assert said in capsys.readouterr().err
     given = tmp_path / "wrong.parquet"
+    with FileLock(tmp_path / ".out.lock"):
+        pq.write_table(pa.table({"user": ["a"], "history": [["b"]]}), given)
+        assert recommend([folder, "--users", str(given), "--out", str(tmp_path / "out")]) == 2
+        assert "another process is writing" in capsys.readouterr().err
     for columns, said in (({"user": ["a"]}, "it needs user and history"), ({"user": ["a"], "history": ["b"]}, "list")):
         pq.write_table(pa.table(columns), given)
         assert recommend([folder, "--users", str(given), "--out", str(tmp_path / "out")]) == 2
@@ -248,6 +291,12 @@ def test_exports_are_whole_or_refused(
     run_folder, bundle = str(runs["sasrec_tiny"]), bundles["sasrec_tiny"]
     assert export.main([run_folder, str(bundle)]) == 2
     assert "force=true" in capsys.readouterr().err
+    assert export.main([run_folder, str(bundle), "force=true"]) == 0
+    capsys.readouterr()
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/thesis.txt").write_text("years")
+    assert export.main([run_folder, str(tmp_path / "precious"), "force=true"]) == 2
+    assert "is not replaced" in capsys.readouterr().err and (tmp_path / "precious/thesis.txt").exists()
     assert export.main([str(runs["glass_tiny"]), str(tmp_path / "glass"), "scorer=true"]) == 2
     assert "no exported scorer" in capsys.readouterr().err and not (tmp_path / "glass").exists()
     assert export.main([run_folder, str(tmp_path / "copy")]) == 0
@@ -265,8 +314,6 @@ def test_exports_are_whole_or_refused(
 
 
 def test_a_run_that_is_not_trained_to_its_end_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
-    import shutil
-
     half = tmp_path / "runs/sasrec_tiny/x"
     shutil.copytree(runs["sasrec_tiny"], half)
     (half / "train.manifest.json").unlink()

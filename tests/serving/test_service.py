@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow as pa
 import pytest
 import schemathesis
 import torch
@@ -141,6 +143,41 @@ def test_bad_requests_are_told_what_is_wrong(body: dict[str, Any], client: TestC
         body = {**body, "history": ids(ready, 0)}
     answer = client.post("/recommend", json=body)
     assert answer.status_code == 422 and answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b'{"history":["\\ud800"]}',
+        b'{"history":["a"],"user":"\\ud800"}',
+        b'{"history":["a"],"\\ud800":1}',
+        b'{"history":["a"],"temperature":NaN}',
+        b'{"history":["a"],"temperature":1e999}',
+        b'{"history":["a"],"k":1e999}',
+        b"\xff\xfe",
+    ],
+)
+def test_bodies_that_are_hardly_json(body: bytes, client: TestClient) -> None:
+    answer = client.post("/recommend", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (400, 422) and answer.json()["detail"] and len(answer.content) < 2000
+
+
+def test_large_bodies_are_refused_and_never_sent_back(client: TestClient) -> None:
+    answer = client.post("/recommend", json={"history": ["x" * (1 << 21)]})
+    assert answer.status_code == 413 and len(answer.content) < 200
+    answer = client.post("/recommend", json={"history": ["x" * (1 << 19)]})
+    assert answer.status_code == 422 and len(answer.content) < 2000
+
+
+def test_beams_that_have_died_are_not_explained(ready: Recommender) -> None:
+    items = ready.bundle.items
+    some = pa.array([number < 3 for number in range(items.num_rows)])
+    few = replace(ready.bundle, items=items.set_column(items.column_names.index("candidate"), "candidate", some))
+    with TestClient(create_app(Recommender(few))) as client:
+        answer = client.post("/recommend", json={"history": ids(ready, 1, 2), "k": 5, "explain": True}).json()
+    assert len(answer["items"]) == 3 and all(prefix["items"] for level in answer["levels"] for prefix in level)
 
 
 def test_items_are_found_by_id_and_by_words(client: TestClient, ready: Recommender) -> None:

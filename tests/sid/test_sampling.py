@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from sid.decode import beam_search, top_items
-from sid.sampling import Tempered
+from sid.sampling import Sampler, Tempered
 from sid.trie import Trie
 
 DRAWS = 20_000
@@ -57,7 +57,7 @@ def fits(items_B2: Tensor, expected: dict[tuple[int, int], float]) -> float:
 
 @pytest.mark.parametrize("temperatures", [(1.0, 1.0), (3.0, 1.0), (1.0, 0.5)])
 def test_beams_are_draws_without_replacement_from_the_items(temperatures: tuple[float, float]) -> None:
-    sampler = torch.Generator().manual_seed(0)
+    sampler = Sampler(range(DRAWS))
     model = Tempered(Fixed(), temperatures)
     lists = beam_search(model, DRAWS, Trie.from_codes(CODES), 2, constrained=True, sampler=sampler)
     p_N = leaves(temperatures)
@@ -68,33 +68,32 @@ def test_beams_are_draws_without_replacement_from_the_items(temperatures: tuple[
 
 def test_draws_of_a_classic_model_follow_the_softmax_of_its_scores() -> None:
     score_N = torch.tensor([1.0, 0.0, -1.0, 2.0])
-    lists = top_items(score_N.expand(DRAWS, -1), torch.arange(4), 2, torch.Generator().manual_seed(1))
+    lists = top_items(score_N.expand(DRAWS, -1), torch.arange(4), 2, Sampler(range(DRAWS)))
     assert fits(lists.items_BK, pairs(score_N.double().softmax(0).tolist())) > 0.001
     assert torch.equal(lists.scores_BK, score_N[lists.items_BK])
 
 
 def test_all_items_come_once_and_none_beyond_them() -> None:
-    lists = beam_search(
-        Fixed(), 500, Trie.from_codes(CODES), 9, constrained=True, sampler=torch.Generator().manual_seed(0)
-    )
+    lists = beam_search(Fixed(), 500, Trie.from_codes(CODES), 9, constrained=True, sampler=Sampler(range(500)))
     assert (lists.items_BK[:, :6].sort(1).values == torch.arange(6)).all()
     assert (lists.items_BK[:, 6:] == -1).all() and (lists.scores_BK[:, 6:] == -inf).all()
     assert not lists.scores_BK.isnan().any()
 
 
 def test_the_seed_decides() -> None:
-    def draw(seed: int) -> Tensor:
-        sampler = torch.Generator().manual_seed(seed)
-        return beam_search(Fixed(), 50, Trie.from_codes(CODES), 3, constrained=True, sampler=sampler).items_BK
+    def draw(*seeds: int) -> Tensor:
+        tree = Trie.from_codes(CODES)
+        return beam_search(Fixed(), len(seeds), tree, 3, constrained=True, sampler=Sampler(seeds)).items_BK
 
-    assert torch.equal(draw(3), draw(3)) and not torch.equal(draw(3), draw(4))
+    assert torch.equal(draw(*range(50)), draw(*range(50))) and not torch.equal(draw(*range(50)), draw(*range(1, 51)))
+    assert torch.equal(draw(7, 8, 9)[1], draw(8)[0]), "a row does not depend on its neighbours"
 
 
 def test_a_code_that_is_ruled_out_is_never_drawn() -> None:
     class Ruled(Fixed):
         first = torch.tensor([0.5, 0.0, 0.5]).log()
 
-    sampler = torch.Generator().manual_seed(0)
+    sampler = Sampler(range(300))
     lists = beam_search(Ruled(), 300, Trie.from_codes(CODES), 6, constrained=True, sampler=sampler)
     assert (lists.items_BK == 2).sum() == 0 and (lists.items_BK[:, -1] == -1).all()
 
@@ -102,8 +101,10 @@ def test_a_code_that_is_ruled_out_is_never_drawn() -> None:
 def test_mistakes() -> None:
     with pytest.raises(ValueError, match="temperatures"):
         Tempered(Fixed(), [1.0, 0.0])
+    with pytest.raises(ValueError, match="one for each row"):
+        top_items(torch.zeros(2, 3), torch.arange(3), 1, Sampler([0]))
     with pytest.raises(ValueError, match="constrained"):
-        beam_search(Fixed(), 1, Trie.from_codes(CODES), 2, sampler=torch.Generator())
+        beam_search(Fixed(), 1, Trie.from_codes(CODES), 2, sampler=Sampler([0]))
 
 
 @pytest.mark.parametrize("prefix", [(), *product(range(4)), *product(range(4), range(4))])
