@@ -88,7 +88,7 @@ def model_inputs(model: ModelConfig, catalog: Catalog, split: Split, vectors: Pa
         if model.reads_attributes:
             inputs["attributes_NA"] = torch.from_numpy(attributes(catalog.items)[0])
     if (isinstance(model, ClassicConfig) and model.reads_vectors) or (
-        isinstance(model, GenerativeConfig) and model.reads_long
+        isinstance(model, GenerativeConfig) and model.reads_content
     ):
         inputs["vectors_ND"] = torch.from_numpy(np.load(vectors).astype(np.float32))
     return inputs

@@ -174,7 +174,7 @@ class Pipeline:
         module: RetrieverModule
         if isinstance(model, GenerativeConfig):
             table, reads_long = self.table, model.reads_long
-            content = Content(table.codes_NL, self._vectors()) if reads_long else None
+            content = Content(table.codes_NL, self._vectors()) if model.reads_content else None
             network = model.build(table.codebook_sizes, config.sequences.max_items, content)
             module = GenerativeModule(network, config.optimizer, config.seed)
             tokens = module.model.tokens

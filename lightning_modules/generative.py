@@ -12,8 +12,8 @@ from torchmetrics import MeanMetric
 from datamodules.batch import SequenceBatch, WindowBatch
 from lightning_modules.configs import OptimizerConfig
 from lightning_modules.retriever import RetrieverModule
-from sid.decode import FirstCodeGiven, Recommendations, beam_search
-from sid.trie import PrefixTree
+from sid.decode import FirstCodeGiven, Recommendations, beam_search, recommended
+from sid.trie import FreeTree, PrefixTree
 
 
 def training_loss(model: Any, batch: SequenceBatch | WindowBatch) -> tuple[Tensor, int | Tensor]:
@@ -66,8 +66,10 @@ class GenerativeModule(RetrieverModule):
         trace: list[Tensor] | None = None,
         state: Any = None,
     ) -> Recommendations:
-        """The top `num_beams` items of every user of the batch (see `beam_search`); the oracle tells the model the
-        target's first code. `state` is what `begin` has given for this batch, where it is there already."""
+        """The top `num_beams` items of every user of the batch (see `recommended`; in a free tree, where not all codes
+        are items, `beam_search`); the oracle tells the model the target's first code. `state` is what `begin` has given
+        for this batch, where it is there already."""
         state = self.begin(batch) if state is None else state
         model = FirstCodeGiven(self.model, batch.codes_BL[:, 0]) if oracle_first_code else self.model
-        return beam_search(model, state, tree, num_beams, constrained, trace)
+        search = beam_search if isinstance(tree, FreeTree) else recommended
+        return search(model, state, tree, num_beams, constrained, trace)

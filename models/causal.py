@@ -30,6 +30,8 @@ class Reading(NamedTuple):
     length_B: Tensor
     """Positions that every history takes, BOS or user token included."""
     stack: CausalState
+    user_BD: Tensor | None = None
+    """The trunk's state behind the history, in the item form."""
 
 
 class Causal(nn.Module):
@@ -103,16 +105,20 @@ class Causal(nn.Module):
             tokens_BS: user token (if any) and the window's items, oldest first; PAD behind.
             target_BT: whether an item is to be predicted from those before it.
         """
-        return self._mean_loss(*self.target_logits(tokens_BS, target_BT))
+        return self.mean_loss(*self.target_logits(tokens_BS, target_BT))
 
     def target_logits(self, tokens_BS: Tensor, target_BT: Tensor) -> tuple[list[Tensor], Tensor]:
         """Scores (X, V) of the codes of every level, each told the codes before it, and the targets' codes (X, L)."""
         start_B1, items_BTL = self.split(tokens_BS, targets=1)
-        states_XLD = self.target_states(start_B1, items_BTL, target_BT)
-        logits = [self.logits(states_XD, level).float() for level, states_XD in enumerate(states_XLD.unbind(1))]
+        logits = self.code_logits(self.target_states(start_B1, items_BTL, target_BT))
         return logits, self.tokens.decode(items_BTL[target_BT])
 
-    def _mean_loss(self, logits: list[Tensor], codes_XL: Tensor) -> Tensor:
+    def code_logits(self, states_XLD: Tensor) -> list[Tensor]:
+        """Scores (X, V) of the codes of every level, float32."""
+        return [self.logits(states_XD, level).float() for level, states_XD in enumerate(states_XLD.unbind(1))]
+
+    def mean_loss(self, logits: list[Tensor], codes_XL: Tensor) -> Tensor:
+        """Mean cross-entropy (natural log) of the codes (X, L), smoothed in training."""
         smoothing = self.smoothing if self.training else 0.0
         levels = zip(logits, codes_XL.unbind(1), strict=True)
         return torch.stack([F.cross_entropy(*level, label_smoothing=smoothing) for level in levels]).mean()
@@ -125,7 +131,7 @@ class Causal(nn.Module):
         """Which codes the model gets right when it is told those before."""
         logits, _ = self.target_logits(*self._behind(tokens_BS, codes_BL))
         right_BL = torch.stack([logits_BV.argmax(1) for logits_BV in logits], dim=1) == codes_BL
-        return Inside(self._mean_loss(logits, codes_BL), right_BL, None, None, None)
+        return Inside(self.mean_loss(logits, codes_BL), right_BL, None, None, None)
 
     def _behind(self, tokens_BS: Tensor, codes_BL: Tensor) -> tuple[Tensor, Tensor]:
         """The histories with their targets behind, and where those stand (B, T)."""
@@ -234,9 +240,14 @@ class ItemCausal(Causal):
         self.item = nn.Linear(trunk.width, trunk.width, bias=False)
         self.trunk, self.depth = CausalStack(trunk), CausalStack(depth)
 
-    def _user_states(self, start_B1: Tensor, items_BTL: Tensor) -> Tensor:
+    def item_inputs(self, items_BTL: Tensor) -> Tensor:
+        """(B, T, D), what the trunk is told of every item."""
+        inputs_BTD: Tensor = self.item(F.embedding(items_BTL, self.embedding).sum(2))
+        return inputs_BTD
+
+    def user_states(self, start_B1: Tensor, items_BTL: Tensor) -> Tensor:
         """(B, 1 + T, D): what is known of a user before the first item, and after each."""
-        items_BTD = self.item(F.embedding(items_BTL, self.embedding).sum(2))
+        items_BTD = self.item_inputs(items_BTL)
         kept_BT = self.kept(items_BTL)
         if kept_BT is not None:
             items_BTD = items_BTD * kept_BT[..., None]
@@ -244,18 +255,21 @@ class ItemCausal(Causal):
         return self.trunk(inputs_BSD + self.position[: inputs_BSD.shape[1]])
 
     def target_states(self, start_B1: Tensor, items_BTL: Tensor, target_BT: Tensor) -> Tensor:
-        states_XD = self._user_states(start_B1, items_BTL[:, :-1])[target_BT]
-        codes_XLD = F.embedding(items_BTL[target_BT][:, :-1], self.written)
+        return self.depth_states(self.user_states(start_B1, items_BTL[:, :-1])[target_BT], items_BTL[target_BT])
+
+    def depth_states(self, states_XD: Tensor, tokens_XL: Tensor) -> Tensor:
+        """States (X, L, D), one before each code of the items (X, L) that follow the trunk's states."""
+        codes_XLD = F.embedding(tokens_XL[:, :-1], self.written)
         return self.depth(torch.cat([states_XD[:, None], codes_XLD], dim=1) + self.level)
 
     def begin(self, tokens_BS: Tensor) -> Reading:
         start_B1, items_BTL = self.split(tokens_BS, targets=0)
         length_B = 1 + (items_BTL[..., 0] != PAD).sum(1)
-        states_BSD = self._user_states(start_B1, items_BTL)
+        states_BSD = self.user_states(start_B1, items_BTL)
         rows_B = torch.arange(len(tokens_BS), device=tokens_BS.device)
         user_B1D = states_BSD[rows_B, length_B - 1][:, None]
         first_B1D, stack = self.depth.step(user_B1D + self.level[0], None, self.depth.empty())
-        return Reading(first_B1D, length_B, stack)
+        return Reading(first_B1D, length_B, stack, user_B1D[:, 0])
 
     def step(self, tokens_BK: Tensor, level: int, parents_BK: Tensor, state: Reading) -> tuple[Tensor, CausalState]:
         return self.depth.step(F.embedding(tokens_BK, self.written) + self.level[level], parents_BK, state.stack)

@@ -2,7 +2,7 @@
 answers at once."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from sid.errors import require
 
@@ -47,6 +47,11 @@ class GenerativeConfig(ModelConfig):
     def reads_long(self) -> bool:
         """Whether the model reads the items before the history as well (`SequenceBatch.long_BT`)."""
         return False
+
+    @property
+    def reads_content(self) -> bool:
+        """Whether the model is built from the codes and vectors of the items (`Content`)."""
+        return self.reads_long
 
     def build(self, codebook_sizes: tuple[int, ...], max_items: int, content: "Content | None" = None) -> "nn.Module":
         """A freshly initialised model for histories of up to `max_items`, with a `tokens: TokenSpace`, `loss`, `begin`
@@ -183,17 +188,60 @@ class CausalConfig(GenerativeConfig):
 
     def build(self, codebook_sizes: tuple[int, ...], max_items: int, content: Content | None = None) -> "Causal":
         """A freshly initialised model of the chosen form."""
-        from models.attention import Shape
         from models.causal import FlatCausal, ItemCausal
+
+        parts = self.parts(codebook_sizes, max_items)
+        if self.form == "item":
+            return ItemCausal(**parts)
+        del parts["depth"]
+        return FlatCausal(parts.pop("trunk"), **parts)
+
+    def parts(self, codebook_sizes: tuple[int, ...], max_items: int) -> dict[str, Any]:
+        """What `ItemCausal` is built from."""
+        from models.attention import Shape
         from sid.tokens import TokenSpace
 
-        shape = Shape(self.width, self.num_layers, self.num_heads, self.head_width, self.ff_width, self.dropout)
+        trunk = Shape(self.width, self.num_layers, self.num_heads, self.head_width, self.ff_width, self.dropout)
+        depth = replace(trunk, num_layers=self.depth_layers, dropout=self.depth_dropout)
         tokens = TokenSpace(codebook_sizes, self.num_user_tokens)
-        options = (tokens, max_items, self.tied, self.item_dropout, self.label_smoothing)
-        if self.form == "flat":
-            return FlatCausal(shape, *options)
-        depth = replace(shape, num_layers=self.depth_layers, dropout=self.depth_dropout)
-        return ItemCausal(shape, depth, *options)
+        rates = {"item_dropout": self.item_dropout, "smoothing": self.label_smoothing}
+        return {"trunk": trunk, "depth": depth, "tokens": tokens, "max_items": max_items, "tied": self.tied, **rates}
+
+
+@dataclass
+class SidlightConfig(CausalConfig):
+    """The item form, fused with items of their own: see `models.sidlight`."""
+
+    item_loss: float = 0.5
+    """Weight of the loss over whole items beside that of the codes."""
+    temperature: float = 0.07
+    """Of the cosines of that loss."""
+    judge: float = 4.0
+    """Weight of whole items beside the log-likelihood of the codes in the order of what was written; 0: codes alone."""
+
+    @property
+    def reads_content(self) -> bool:
+        return True
+
+    def check(self) -> None:
+        super().check()
+        require(self.form == "item", "model.form", self.form, "item")
+        for name in ("item_loss", "judge"):
+            require(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "at least 0")
+        require(self.temperature > 0, "model.temperature", self.temperature, "above 0")
+
+    def build(self, codebook_sizes: tuple[int, ...], max_items: int, content: Content | None = None) -> "Causal":
+        from models.sidlight import Sidlight
+
+        if content is None:
+            raise ValueError("Sidlight needs the codes and vectors of the items")
+        own: dict[str, Any] = {
+            "content": content,
+            "item_loss": self.item_loss,
+            "temperature": self.temperature,
+            "judge": self.judge,
+        }
+        return Sidlight(**self.parts(codebook_sizes, max_items), **own)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from datamodules.batch import SequenceBatch, token_sequence
 from serving.bundle import Bundle
-from sid.decode import Recommendations, beam_search, top_items, without
+from sid.decode import Recommendations, recommended, top_items, without
 from sid.errors import UserError
 from sid.sampling import Sampler, Tempered
 from sid.trie import Trie
@@ -184,7 +184,7 @@ class Recommender:
             if sampler is not None:
                 asked, constrained = Tempered(model, self._temperatures(question)), True
             state = model.begin(*batch.inputs)
-            lists = beam_search(asked, state, self._trie, wanted, constrained, trace, sampler)
+            lists = recommended(asked, state, self._trie, wanted, constrained, trace, sampler)
         if seen_BT is not None:
             lists = without(lists, seen_BT)
         return Answer(lists.part(slice(None), slice(question.k)), trace)

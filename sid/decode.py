@@ -124,6 +124,31 @@ def beam_search(
     )
 
 
+def recommended(
+    model: Any,
+    state: Any,
+    tree: PrefixTree,
+    num_beams: int,
+    constrained: bool = False,
+    trace: list[Tensor] | None = None,
+    sampler: Sampler | None = None,
+) -> Recommendations:
+    """A beam search, whose items a model that can judge whole items then puts in its own order.
+
+    Such a model offers `rerank(state, lists) -> (B, K)` scores of the items of the lists.
+    """
+    lists = beam_search(model, state, tree, num_beams, constrained, trace, sampler)
+    judge = getattr(model, "rerank", None)
+    if judge is None or sampler is not None:
+        return lists
+    scores_BK = judge(state, lists).masked_fill(lists.items_BK < 0, -torch.inf)
+    scores_BK, order_BK = scores_BK.sort(dim=1, descending=True, stable=True)
+    codes_BKL = lists.codes_BKL
+    if codes_BKL is not None:
+        codes_BKL = codes_BKL.gather(1, order_BK[..., None].expand_as(codes_BKL))
+    return Recommendations(lists.items_BK.gather(1, order_BK), scores_BK, codes_BKL)
+
+
 def top_items(scores_BN: Tensor, items_C: Tensor, num_items: int, sampler: Sampler | None = None) -> Recommendations:
     """The best of the items (C,), best first; -1 where there are no more, or the score is -inf.
 

@@ -27,7 +27,16 @@ from serving.recommender import Question, Recommender
 from serving.scorer import SCORER, scorer
 from sid.errors import UserError
 
-MODELS = ["tiger_tiny", "glass_tiny", "causal_tiny", "sasrec_tiny", "caser_tiny", "fdsa_tiny", "itemknn_tiny"]
+MODELS = [
+    "tiger_tiny",
+    "glass_tiny",
+    "causal_tiny",
+    "sidlight_tiny",
+    "sasrec_tiny",
+    "caser_tiny",
+    "fdsa_tiny",
+    "itemknn_tiny",
+]
 SMALL = ["data.num_users=80", "train.precision=32-true"]
 SHORT = ["sequences.steps_per_epoch=3", "train.max_epochs=1", "train.validate_every=1"]
 

@@ -1,0 +1,107 @@
+"""The item form of the decoder-only retriever, told more of an item than its codes, and trained on whole items besides.
+
+An item of the history is the sum of three: its code embeddings, as in `models.causal`; a projection of its content
+vector, which the codes keep only roughly; and an embedding of its own, for who chose what. The same vectors answer a
+softmax over all items from the trunk's states, an additional loss. What is written is semantic IDs, as everywhere; the
+items that were written are then put in order by both (`rerank`).
+
+Legend: B users or windows, S tokens, T items of a history, X targets, N items, L levels, K beams, D width, E width of
+content.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.attention import Shape
+from models.causal import INIT_STD, ItemCausal, Reading
+from models.configs import Content
+from models.next_item import looked_up
+from sid.decode import Recommendations
+from sid.tokens import PAD, TokenSpace
+from sid.trie import Trie
+
+
+class Sidlight(ItemCausal):
+    """See the module.
+
+    Args:
+        trunk, depth, tokens, max_items, tied, item_dropout, smoothing: as in `ItemCausal`.
+        content: codes and content vectors of all items.
+        item_loss: weight of the loss over whole items, in training alone.
+        temperature: of its softmax over cosines.
+        judge: weight of these cosines, over the temperature, beside the log-likelihood of the codes in the final order.
+    """
+
+    def __init__(
+        self,
+        trunk: Shape,
+        depth: Shape,
+        tokens: TokenSpace,
+        max_items: int,
+        tied: bool,
+        item_dropout: float,
+        smoothing: float,
+        content: Content,
+        item_loss: float,
+        temperature: float,
+        judge: float,
+    ) -> None:
+        super().__init__(trunk, depth, tokens, max_items, tied, item_dropout, smoothing)
+        self.item_loss, self.temperature, self.judge = item_loss, temperature, judge
+        self.trie = Trie.from_codes(content.codes_NL)
+        self.vectors_NE = centred(content.vectors_ND)
+        self.items = nn.Parameter(torch.empty(len(content.codes_NL), trunk.width).normal_(std=INIT_STD))
+        self.content = nn.Linear(self.vectors_NE.shape[1], trunk.width, bias=False)
+        nn.init.normal_(self.content.weight, std=1 / math.sqrt(self.vectors_NE.shape[1]))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Sidlight":
+        """Moves the catalogue's tables with the model. They are no buffers: those are averaged and broadcast."""
+        self.vectors_NE = fn(self.vectors_NE)
+        trie = self.trie
+        codes, first_child = (tuple(map(fn, tensors)) for tensors in (trie.codes, trie.first_child))
+        self.trie = Trie(codes, first_child, fn(trie.leaf_item), trie.branching)
+        return super()._apply(fn, recurse)
+
+    def item_inputs(self, items_BTL: Tensor) -> Tensor:
+        there_BT = items_BTL[..., 0] != PAD
+        item_BT = self.trie.find(self.tokens.decode(items_BTL)).masked_fill(~there_BT, -1)
+        own_BTD = looked_up(self.items, item_BT) + self.content(looked_up(self.vectors_NE, item_BT))
+        return super().item_inputs(items_BTL) + own_BTD
+
+    def window_loss(self, tokens_BS: Tensor, target_BT: Tensor) -> Tensor:
+        """Mean cross-entropy (natural log) of the codes of all targets; in training the loss over whole items is added,
+        `item_loss` times."""
+        start_B1, items_BTL = self.split(tokens_BS, targets=1)
+        states_XD = self.user_states(start_B1, items_BTL[:, :-1])[target_BT]
+        codes_XL = self.tokens.decode(items_BTL[target_BT])
+        loss = self.mean_loss(self.code_logits(self.depth_states(states_XD, items_BTL[target_BT])), codes_XL)
+        if not (self.training and self.item_loss):
+            return loss
+        return loss + self.item_loss * F.cross_entropy(self.item_logits(states_XD), self.trie.find(codes_XL))
+
+    def item_logits(self, states_XD: Tensor) -> Tensor:
+        """(X, N) cosines of states and items over the temperature."""
+        items_ND = F.normalize(self.items + self.content(self.vectors_NE), dim=1)
+        cosine_XN = F.normalize(states_XD, dim=1).to(items_ND.dtype) @ items_ND.T
+        return cosine_XN.float() / self.temperature
+
+    def rerank(self, state: Reading, lists: Recommendations) -> Tensor:
+        """(B, K) scores that decide the order of the items that were written: the log-likelihood of their codes, and
+        `judge` times their logits among whole items. What normalises those is the same for all items of a user."""
+        assert state.user_BD is not None
+        item_BK = lists.items_BK.clamp_min(0)
+        items_BKD = F.embedding(item_BK, self.items) + self.content(F.embedding(item_BK, self.vectors_NE))
+        cosine_BK = torch.einsum("bkd,bd->bk", *(F.normalize(x.float(), dim=-1) for x in (items_BKD, state.user_BD)))
+        return lists.scores_BK + self.judge / self.temperature * cosine_BK
+
+
+def centred(vectors_ND: np.ndarray) -> Tensor:
+    """(N, E) float32 content vectors at unit length, less their mean, as small as embeddings are at first."""
+    unit_ND = F.normalize(torch.from_numpy(np.array(vectors_ND, np.float32)), dim=1)
+    unit_ND = unit_ND - unit_ND.mean(0)
+    return unit_ND * (INIT_STD / unit_ND.std().clamp_min(1e-6))

@@ -1,0 +1,172 @@
+"""Sidlight beside the item form that it extends, and beside its own parts written out.
+
+Legend: B rows, T items, X targets, N items of the catalogue, L levels, D width.
+"""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datamodules.batch import token_sequence
+from models.configs import CausalConfig, Content, SidlightConfig
+from models.sidlight import Sidlight, centred
+from sid.decode import beam_search, recommended
+from sid.errors import UserError
+from sid.table import SIDTable
+
+ITEMS, MAX_ITEMS = 30, 8
+SIZES = {"width": 24, "num_layers": 2, "depth_layers": 1, "num_heads": 2, "head_width": 8, "ff_width": 32}
+
+
+def table() -> SIDTable:
+    return SIDTable.resolve(torch.randint(0, 4, (ITEMS, 2), generator=torch.Generator().manual_seed(0)), (4, 4))
+
+
+def content() -> Content:
+    return Content(table().codes_NL, np.random.default_rng(0).normal(size=(ITEMS, 6)).astype(np.float32))
+
+
+def tiny(item_loss: float = 0.5) -> Sidlight:
+    torch.manual_seed(0)
+    config = SidlightConfig(**SIZES, item_loss=item_loss)  # type: ignore[arg-type]
+    model = config.build(table().codebook_sizes, MAX_ITEMS, content())
+    assert isinstance(model, Sidlight)
+    return model
+
+
+def histories(*lengths: int, seed: int = 1) -> Tensor:
+    items_BT = torch.randint(0, ITEMS, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(seed))
+    return items_BT.masked_fill(torch.arange(max(lengths)) >= torch.tensor(lengths)[:, None], -1)
+
+
+def tokens(model: Sidlight, items_BT: Tensor) -> Tensor:
+    return token_sequence(items_BT, torch.zeros(len(items_BT)).long(), table().codes_NL, model.tokens)
+
+
+def windows(model: Sidlight, items_BT: Tensor) -> tuple[Tensor, Tensor]:
+    target_BT = items_BT >= 0
+    target_BT[:, 0] = False
+    return tokens(model, items_BT), target_BT
+
+
+def test_without_items_of_its_own_it_is_the_item_form() -> None:
+    model = tiny().eval()
+    torch.manual_seed(0)
+    plain = CausalConfig(**SIZES).build(table().codebook_sizes, MAX_ITEMS).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        model.items.zero_(), model.content.weight.zero_()
+    plain.load_state_dict({name: w for name, w in model.state_dict().items() if name in plain.state_dict()})
+    given = windows(model, histories(5, 3, 8))
+    assert torch.equal(model.window_loss(*given), plain.window_loss(*given))
+
+
+def test_inputs_are_codes_content_and_the_item_itself() -> None:
+    model, items_BT = tiny(), histories(4, 2)
+    found_BTD = model.item_inputs(tokens(model, items_BT).unflatten(1, (-1, table().num_levels)))
+    vectors_NE = centred(content().vectors_ND)
+    for row, place in ((0, 0), (0, 3), (1, 1)):
+        item = int(items_BT[row, place])
+        codes = sum(model.embedding[token] for token in model.tokens.encode(table().codes_NL[item]))
+        slow_D = model.item(codes) + model.items[item] + model.content(vectors_NE[item])
+        assert torch.allclose(found_BTD[row, place], slow_D, atol=1e-6)
+    assert torch.equal(found_BTD[1, 2], found_BTD[1, 3]), "padding is told apart by nothing"
+
+
+def test_the_item_loss_is_a_softmax_over_cosines_after_every_prefix() -> None:
+    model, items_BT = tiny(item_loss=0.3), histories(5, 3)
+    for part in (model.trunk, model.depth):
+        part.eval()  # dropout aside, what is left of training is the item loss
+    given = windows(model, items_BT)
+    model.eval()
+    codes_loss = model.window_loss(*given)
+    answers_ND = F.normalize(model.items + model.content(centred(content().vectors_ND)), dim=1)
+    losses = []
+    for row, length in enumerate((5, 3)):
+        for place in range(1, length):
+            before = model.split(tokens(model, items_BT[row : row + 1, :place]), targets=0)
+            state_D = F.normalize(model.user_states(*before)[0, -1], dim=0)
+            losses.append(-(answers_ND @ state_D / 0.07).log_softmax(0)[items_BT[row, place]])
+    model.train()
+    for part in (model.trunk, model.depth):
+        part.eval()
+    model.trunk.rate = model.depth.rate = 0.0
+    for layer in (*model.trunk.layers, *model.depth.layers):
+        layer.rate = 0.0
+    assert torch.allclose(model.window_loss(*given), codes_loss + 0.3 * torch.stack(losses).mean(), atol=1e-5)
+
+
+def test_no_state_sees_a_later_item() -> None:
+    model, items_BT = tiny().eval(), histories(6)
+    other_BT = items_BT.clone()
+    other_BT[0, 4] = (items_BT[0, 4] + 1) % ITEMS
+    states, others = (
+        model.user_states(*model.split(tokens(model, items), targets=0)) for items in (items_BT, other_BT)
+    )
+    assert torch.equal(states[:, :5], others[:, :5]) and not torch.equal(states[:, 5:], others[:, 5:])
+
+
+def test_beams_score_items_as_teacher_forcing_does() -> None:
+    model, items_BT = tiny().eval(), histories(7, 2)
+    with torch.no_grad():
+        lists = beam_search(model, model.begin(tokens(model, items_BT)), table().trie, 5)
+        assert lists.codes_BKL is not None
+        for beam in range(5):
+            loss = model.loss(tokens(model, items_BT)[:1], lists.codes_BKL[:1, beam])
+            assert float(lists.scores_BK[0, beam]) == pytest.approx(-float(loss) * table().num_levels, abs=1e-4)
+
+
+def test_the_order_of_the_list_is_by_codes_and_whole_items() -> None:
+    model, items_BT = tiny().eval(), histories(7, 2, 5)
+    with torch.no_grad():
+        state = model.begin(tokens(model, items_BT))
+        written, lists = (search(model, state, table().trie, 6) for search in (beam_search, recommended))
+        whole_BN = model.item_logits(
+            model.user_states(*model.split(tokens(model, items_BT), targets=0))[[0, 1, 2], [7, 2, 5]]
+        )
+    assert lists.codes_BKL is not None
+    for row in range(3):
+        items, logp = written.items_BK[row].tolist(), written.scores_BK[row].tolist()
+        scores = {item: score + float(whole_BN[row, item]) for item, score in zip(items, logp, strict=True)}
+        order = sorted(scores, key=lambda item: -scores[item])
+        assert lists.items_BK[row].tolist() == order
+        assert lists.scores_BK[row].tolist() == pytest.approx([scores[item] for item in order], abs=1e-4)
+        assert torch.equal(lists.codes_BKL[row], table().codes_NL[lists.items_BK[row]])
+
+
+def test_places_without_an_item_stay_last() -> None:
+    model = tiny().eval()
+    with torch.no_grad():
+        lists = recommended(model, model.begin(tokens(model, histories(3))), table().trie, ITEMS + 5)
+    assert (lists.items_BK[0, :ITEMS] >= 0).all() and (lists.items_BK[0, ITEMS:] == -1).all()
+    assert (lists.scores_BK[0, ITEMS:] == -torch.inf).all()
+
+
+def test_it_learns_users_by_heart() -> None:
+    model, items_BT = tiny().train(), histories(*[6] * 20)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    torch.manual_seed(0)
+    for _ in range(300):
+        optimizer.zero_grad()
+        model.window_loss(*windows(model, items_BT)).backward()
+        optimizer.step()
+    model.eval()
+    lists = beam_search(model, model.begin(tokens(model, items_BT[:, :5])), table().trie, 5)
+    assert (lists.items_BK[:, 0] == items_BT[:, 5]).float().mean() > 0.9
+
+
+def test_tables_move_with_the_model_and_are_no_weights() -> None:
+    model = tiny()
+    assert not {"vectors_NE", "trie"} & {name.partition(".")[0] for name in model.state_dict()}
+    moved = model.double()
+    assert moved.vectors_NE.dtype == torch.double and moved.trie.leaf_item.dtype == torch.int32
+    assert torch.isfinite(moved.window_loss(*windows(moved, histories(4, 3))))
+
+
+def test_mistakes() -> None:
+    with pytest.raises(ValueError, match="codes and vectors"):
+        SidlightConfig().build((4, 4), 8)
+    for change in ({"form": "flat"}, {"item_loss": -1.0}, {"temperature": 0.0}):
+        with pytest.raises(UserError, match=f"model.{next(iter(change))}"):
+            SidlightConfig(**change).check()  # type: ignore[arg-type]
