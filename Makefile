@@ -12,6 +12,7 @@ SHELL := bash
 PYTHON_BIN ?= python3
 PYTHON := .venv/bin/python
 UV := .venv/bin/uv
+SPREAD := --numprocesses auto --dist loadfile
 comma := ,
 DEFAULT_EXTRAS := cpu,text,wandb,serve,dev
 EXTRAS ?= $(or $(shell cat .venv/.extras 2>/dev/null),$(DEFAULT_EXTRAS))
@@ -69,14 +70,14 @@ compare: $(STAMP)  ## runs side by side, on the terminal and in compare.html: RU
 serve: $(STAMP)  ## a trained run as an HTTP service with a page: RUN=runs/<name>/<hash> [ARGS="port=8000"]
 	@$(PYTHON) -m experiments.serve $(RUN) $(ARGS)
 
-test: $(STAMP)  ## run the tests: [ARGS="tests/sid -k trie"]
-	$(PYTHON) -m pytest $(ARGS)
+test: $(STAMP)  ## run the tests, a file at a time on every core: [ARGS="tests/sid -k trie"]
+	$(PYTHON) -m pytest $(SPREAD) $(ARGS)
 
 check: $(STAMP)  ## linter, formatter, types, tests
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest $(SPREAD)
 
 smoke: $(STAMP)  ## the whole pipeline of each model on a small synthetic catalogue: Recall@10 at least 3 times popularity's
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && for name in tiger_tiny causal_tiny glass_tiny sasrec_tiny; do \

@@ -87,8 +87,8 @@ class Sidlight(ItemCausal):
     def item_logits(self, states_XD: Tensor) -> Tensor:
         """(X, N) cosines of states and items over the temperature."""
         items_ND = F.normalize(self.items + self.content(self.vectors_NE), dim=1)
-        cosine_XN = F.normalize(states_XD, dim=1).to(items_ND.dtype) @ items_ND.T
-        return cosine_XN.float() / self.temperature
+        asked_XD = F.normalize(states_XD, dim=1).to(items_ND.dtype) / self.temperature
+        return (asked_XD @ items_ND.T).float()
 
     def rerank(self, state: Reading, lists: Recommendations) -> Tensor:
         """(B, K) scores that decide the order of the items that were written: the log-likelihood of their codes, and
