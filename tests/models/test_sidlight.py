@@ -128,10 +128,12 @@ def test_the_order_of_the_list_is_by_codes_and_whole_items() -> None:
     assert lists.codes_BKL is not None
     for row in range(3):
         items, logp = written.items_BK[row].tolist(), written.scores_BK[row].tolist()
-        scores = {item: score + float(whole_BN[row, item]) for item, score in zip(items, logp, strict=True)}
+        scores = {
+            item: score + model.judge * float(whole_BN[row, item]) for item, score in zip(items, logp, strict=True)
+        }
         order = sorted(scores, key=lambda item: -scores[item])
         assert lists.items_BK[row].tolist() == order
-        assert lists.scores_BK[row].tolist() == pytest.approx([scores[item] for item in order], abs=1e-4)
+        assert lists.scores_BK[row].tolist() == pytest.approx([scores[item] for item in order], abs=1e-3)
         assert torch.equal(lists.codes_BKL[row], table().codes_NL[lists.items_BK[row]])
 
 
