@@ -208,6 +208,8 @@ def scatter(name: str, words: str, places: Sequence[tuple[float, Row]]) -> Panel
     """Rows as numbered dots; the key says which is which."""
 
     def paint(ax: "Axes") -> None:
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
         for place, (cost, row) in enumerate(places):
             colour = COLOURS[place % len(COLOURS)]
             recall = row.metrics["recall@10"]
@@ -223,6 +225,9 @@ def scatter(name: str, words: str, places: Sequence[tuple[float, Row]]) -> Panel
                 color=INK,
             )
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda cost, _: f"{cost:g}" if cost < 1000 else f"{cost / 1000:g}k"))
+        ax.xaxis.set_minor_locator(NullLocator())
         low, high = (math.log10(edge(cost for cost, _ in places)) for edge in (min, max))
         ax.set_xlim(10 ** (low - 0.15), 10 ** (high + 0.5))
         ax.set_ylim(bottom=0)
