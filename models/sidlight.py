@@ -61,10 +61,7 @@ class Sidlight(ItemCausal):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Sidlight":
         """Moves the catalogue's tables with the model. They are no buffers: those are averaged and broadcast."""
-        self.vectors_NE = fn(self.vectors_NE)
-        trie = self.trie
-        codes, first_child = (tuple(map(fn, tensors)) for tensors in (trie.codes, trie.first_child))
-        self.trie = Trie(codes, first_child, fn(trie.leaf_item), trie.branching)
+        self.vectors_NE, self.trie = fn(self.vectors_NE), self.trie.each(fn)
         return super()._apply(fn, recurse)
 
     def item_inputs(self, items_BTL: Tensor) -> Tensor:

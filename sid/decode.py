@@ -20,7 +20,7 @@ class Recommendations(NamedTuple):
     items_BK: Tensor
     """(B, K) int64 item numbers; -1 where there is no such item (its score is -inf, or the codes are invalid)."""
     scores_BK: Tensor
-    """(B, K) float; for a generative model the log-likelihood of the item."""
+    """(B, K) float; the log-likelihood of the item, for a generative model that does not judge whole items."""
     codes_BKL: Tensor | None
     """(B, K, L) int64 codes, None for a model without codes."""
 
@@ -28,6 +28,13 @@ class Recommendations(NamedTuple):
         """Some users' lists, or the tops of them."""
         codes_BKL = None if self.codes_BKL is None else self.codes_BKL[rows, ranks]
         return Recommendations(self.items_BK[rows, ranks], self.scores_BK[rows, ranks], codes_BKL)
+
+    def ordered(self, order_BK: Tensor) -> "Recommendations":
+        """The lists with place `order_BK[b, k]` at k."""
+        codes_BKL = self.codes_BKL
+        if codes_BKL is not None:
+            codes_BKL = codes_BKL.gather(1, order_BK[..., None].expand_as(codes_BKL))
+        return Recommendations(self.items_BK.gather(1, order_BK), self.scores_BK.gather(1, order_BK), codes_BKL)
 
 
 class Generator(Protocol):
@@ -142,11 +149,8 @@ def recommended(
     if judge is None or sampler is not None:
         return lists
     scores_BK = judge(state, lists).masked_fill(lists.items_BK < 0, -torch.inf)
-    scores_BK, order_BK = scores_BK.sort(dim=1, descending=True, stable=True)
-    codes_BKL = lists.codes_BKL
-    if codes_BKL is not None:
-        codes_BKL = codes_BKL.gather(1, order_BK[..., None].expand_as(codes_BKL))
-    return Recommendations(lists.items_BK.gather(1, order_BK), scores_BK, codes_BKL)
+    order_BK = scores_BK.argsort(dim=1, descending=True, stable=True)
+    return lists._replace(scores_BK=scores_BK).ordered(order_BK)
 
 
 def top_items(scores_BN: Tensor, items_C: Tensor, num_items: int, sampler: Sampler | None = None) -> Recommendations:
@@ -166,14 +170,12 @@ def top_items(scores_BN: Tensor, items_C: Tensor, num_items: int, sampler: Sampl
 def without(lists: Recommendations, seen_BT: Tensor) -> Recommendations:
     """The lists without the items (B, T), -1 behind; the others move up, and -1 at score -inf fills the end."""
     gone_BK = (lists.items_BK[..., None] == seen_BT[:, None]).any(2) | (lists.items_BK < 0)
-    order_BK = gone_BK.byte().argsort(dim=1, stable=True)
-    items_BK = lists.items_BK.masked_fill(gone_BK, -1).gather(1, order_BK)
-    scores_BK = lists.scores_BK.masked_fill(gone_BK, -torch.inf).gather(1, order_BK)
-    codes_BKL = lists.codes_BKL
-    if codes_BKL is not None:
-        codes_BKL = codes_BKL.masked_fill(gone_BK[..., None], -1)
-        codes_BKL = codes_BKL.gather(1, order_BK[..., None].expand_as(codes_BKL))
-    return Recommendations(items_BK, scores_BK, codes_BKL)
+    left = Recommendations(
+        lists.items_BK.masked_fill(gone_BK, -1),
+        lists.scores_BK.masked_fill(gone_BK, -torch.inf),
+        None if lists.codes_BKL is None else lists.codes_BKL.masked_fill(gone_BK[..., None], -1),
+    )
+    return left.ordered(gone_BK.byte().argsort(dim=1, stable=True))
 
 
 def _gains(next_BAV: Tensor, child: Children, asked_BA: Tensor, constrained: bool) -> Tensor:

@@ -3,7 +3,7 @@
 Legend: B users, K beams, C children (padded), L levels, N items, X some of them, n nodes of a level.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple, Protocol
@@ -85,12 +85,12 @@ class Trie:
 
     def to(self, device: torch.device | str) -> "Trie":
         """The same trie on another device."""
-        return Trie(
-            tuple(t.to(device) for t in self.codes),
-            tuple(t.to(device) for t in self.first_child),
-            self.leaf_item.to(device),
-            self.branching,
-        )
+        return self.each(lambda tensor: tensor.to(device))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Trie":
+        """The same trie of changed tensors."""
+        codes, first_child = (tuple(map(change, tensors)) for tensors in (self.codes, self.first_child))
+        return Trie(codes, first_child, change(self.leaf_item), self.branching)
 
     def _range(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
         if level == 0:
