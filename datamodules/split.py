@@ -3,7 +3,7 @@
 Array names end in their shape: U users, M events, E examples.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -59,12 +59,15 @@ class SplitConfig:
             before it; 0: all.
         validation_share: the share of all events, by time, in [t1, t2), or of the given training users.
         test_share: time only; the share of all events from t2 on.
+        cold_share: leave_one_out only; the share of the different test targets that are made new items: nothing is left
+            of them but the test targets (TIGER, section 4.3). The same ones for every seed.
     """
 
     kind: str = "leave_one_out"
     train_targets: int = 0
     validation_share: float = 0.1
     test_share: float = 0.1
+    cold_share: float = field(default=0.0, metadata={"hashed": "if set"})
 
     def check(self) -> None:
         """Raise UserError for an unknown kind, or shares that leave no events to a part of the time split."""
@@ -72,6 +75,9 @@ class SplitConfig:
         require(self.train_targets >= 0, "split.train_targets", self.train_targets, "at least 0")
         if self.train_targets:
             require(self.kind == "leave_one_out", "split.train_targets", self.train_targets, f"0 with kind={self.kind}")
+        require(0 <= self.cold_share < 1, "split.cold_share", self.cold_share, "a share from 0 to below 1")
+        if self.cold_share:
+            require(self.kind == "leave_one_out", "split.cold_share", self.cold_share, f"0 with kind={self.kind}")
         if self.kind == "given":
             share = self.validation_share
             require(0 < share < 1, "split.validation_share", share, "a share above 0 and below 1")
@@ -83,8 +89,26 @@ class SplitConfig:
             expected = f"below 1 together with split.test_share={self.test_share}"
             require(fits, "split.validation_share", self.validation_share, expected)
 
+    def known(self, catalog: Catalog) -> Catalog:
+        """The catalogue with the log that `build` divides: nothing of new items but where they are test targets.
+
+        Raises:
+            UserError: the share is of less than one item.
+        """
+        if not self.cold_share:
+            return catalog
+        last_U = catalog.offsets_U1[1:] - 1
+        targets_X = np.unique(catalog.item_M[leave_one_out(catalog.offsets_U1).test.target_E])
+        chosen = np.random.default_rng(0).permutation(len(targets_X))[: round(len(targets_X) * self.cold_share)]
+        expected = f"at least one of {len(targets_X)} different test targets"
+        require(len(chosen) > 0, "split.cold_share", self.cold_share, expected)
+        kept_M = ~np.isin(catalog.item_M, targets_X[chosen])
+        kept_M[last_U] = True
+        offsets_U1 = np.concatenate([[0], np.cumsum(kept_M)[last_U]])
+        return replace(catalog, offsets_U1=offsets_U1, item_M=catalog.item_M[kept_M], time_M=catalog.time_M[kept_M])
+
     def build(self, catalog: Catalog) -> Split:
-        """Divide a catalogue's events.
+        """Divide the events of what `known` gives.
 
         Raises:
             UserError: unknown kind, shares outside (0, 1), or a part of the split is empty.

@@ -47,8 +47,9 @@ def bundle_of(run: Path) -> Bundle:
     sizes = {"kind": read_json(run / "train.manifest.json")["inputs"]["kind"], **config["model"]}
     stages = environment["stages"]
     artifacts = run.resolve().parents[2] / "artifacts"
-    catalog = Catalog.load(artifacts / "prepare" / stages["prepare"])
-    split = SplitConfig(**config["split"]).build(catalog)
+    splitting = SplitConfig(**config["split"])
+    catalog = splitting.known(Catalog.load(artifacts / "prepare" / stages["prepare"]))
+    split = splitting.build(catalog)
     model = model_config(sizes)
     table = SIDTable.load(artifacts / "tokenize" / stages["tokenize"]) if isinstance(model, GenerativeConfig) else None
     vectors = artifacts / "embed" / stages.get("embed", "") / "vectors.npy"

@@ -140,7 +140,7 @@ class Pipeline:
 
     @cached_property
     def catalog(self) -> Catalog:
-        return Catalog.load(self.prepare.folder)
+        return self.config.split.known(Catalog.load(self.prepare.folder))
 
     @cached_property
     def split(self) -> Split:

@@ -38,7 +38,7 @@ def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable | N
     """
     from omegaconf import OmegaConf
 
-    from experiments import curves, inside_figures, sampled
+    from experiments import cold, curves, inside_figures, sampled
     from experiments.breakdown import breakdown
 
     config_text = read_text(run / "config.yaml")
@@ -65,6 +65,7 @@ def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable | N
             *inside_figures.invalid_curve(test.get("metrics", {})),
             *sampled.panels(test.get("drawn", {}), test.get("metrics", {})),
         ],
+        "cold": cold.panels({name: test.get("metrics", {})}),
         "learning": curves.learning(columns, test.get("popularity", {})),
         "codes": codes_section(name, table, tokenizer, catalog)
         if table is not None and tokenizer is not None

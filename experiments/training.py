@@ -18,6 +18,7 @@ from callbacks.inside import BeamRanks, Insight
 from callbacks.metrics import Coverage, EntropyDiversity, FreshRankMetrics, InvalidRate, PrefixHits, RankMetrics
 from callbacks.recommendations import RecommendationFile
 from callbacks.retrieval import Retrieval
+from callbacks.unseen import UnseenItems
 from datamodules.catalog import Catalog
 from datamodules.sequences import SequenceDataModule
 from datamodules.split import Split, learnt_counts
@@ -76,12 +77,14 @@ def retrieval(
     model: Any,
     *observers: Any,
     invalid_at: Sequence[int] = (),
+    further: Sequence[Metric] = (),
 ) -> Retrieval:
-    """The callback that decodes and counts; a classic model has no table. `invalid_at` goes beyond the configuration's.
+    """The callback that decodes and counts; a classic model has no table. `invalid_at` and the `further` metrics go
+    beyond the configuration's.
 
     Codes of items that may not be recommended count as invalid.
     """
-    metrics = [*list_metrics(config, catalog), FreshRankMetrics(config.recall_at, config.ndcg_at)]
+    metrics = [*list_metrics(config, catalog), FreshRankMetrics(config.recall_at, config.ndcg_at), *further]
     candidates = catalog.candidates
     if table is None:
         items_C = torch.arange(catalog.num_items) if candidates is None else torch.from_numpy(candidates)
@@ -254,7 +257,12 @@ def evaluate(
     lists = RecommendationFile(catalog.items["item"], by_target=config.evaluation.oracle_first_code)
     logger = wandb_logger(config, run.name)
     curve = [k for k in INVALID_CURVE if k <= config.evaluation.free_beams]
-    callback = retrieval(config.evaluation, table, catalog, module.model, lists, invalid_at=curve)
+    further = []
+    if config.split.cold_share:
+        codes_NL = None if table is None else table.codes_NL
+        never_N = torch.from_numpy(learnt_counts(catalog, split) == 0)
+        further.append(UnseenItems(codes_NL, never_N, config.evaluation.recall_at))
+    callback = retrieval(config.evaluation, table, catalog, module.model, lists, invalid_at=curve, further=further)
     tester = trainer([callback, AtOnce()], logger, **_hardware(config))
     start = time.perf_counter()
     with stoppable(tester):

@@ -124,6 +124,41 @@ def test_no_target_and_nothing_later_is_in_its_history(times: list[list[int]]):
     assert all(last_trained.get(int(u), -1) < t for u, t, _ in zip(*validation, strict=True))
 
 
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=7), min_size=1, max_size=9), st.floats(0.05, 0.9))
+def test_nothing_is_left_of_new_items_but_test_targets(items: list[list[int]], share: float):
+    offsets_U1 = np.cumsum([0] + [len(user) for user in items])
+    item_M = np.array([item for user in items for item in user], np.int32)
+    whole = Catalog(ITEM_SCHEMA.empty_table(), USER_SCHEMA.empty_table(), offsets_U1, item_M, np.arange(len(item_M)))
+    config = SplitConfig(cold_share=share)
+    different = {user[-1] for user in items if len(user) > 1}
+    if round(len(different) * share) == 0:
+        with pytest.raises(UserError, match="split.cold_share=.*: expected at least one of"):
+            config.known(whole)
+        return
+    left = config.known(whole)
+    kept = [left.item_M[a:b].tolist() for a, b in zip(left.offsets_U1, left.offsets_U1[1:], strict=False)]
+    new = set(item_M.tolist()) - {item for user in kept for item in user[:-1]}
+    cold = {item for item in different if all(item not in user[:-1] for user in kept)}
+    assert [user[-1] for user in kept] == [user[-1] for user in items]
+    assert len(cold) >= round(len(different) * share)
+    for before, after in zip(items, kept, strict=True):
+        gone = set(before[:-1]) - set(after[:-1])
+        assert gone <= new & different
+        assert after == [item for item in before[:-1] if item not in gone] + before[-1:]
+    assert left.time_M.tolist() == sorted(left.time_M.tolist())
+    train = leave_one_out(left.offsets_U1).train
+    assert not shown_by(left, train) & cold
+
+
+def shown_by(catalog: Catalog, examples: Examples) -> set[int]:
+    """Every item that the examples show or ask for."""
+    return {
+        item
+        for user, target, _ in zip(*examples, strict=True)
+        for item in catalog.item_M[catalog.offsets_U1[user] : target + 1].tolist()
+    }
+
+
 def test_wrong_settings_are_named():
     catalog = catalog_of([[1, 2, 3]])
     with pytest.raises(UserError, match="split.kind=random: expected leave_one_out or time"):
@@ -132,6 +167,10 @@ def test_wrong_settings_are_named():
         SplitConfig("time", validation_share=0.5, test_share=0).build(catalog)
     with pytest.raises(UserError, match="split.validation_share=0.5: expected below 1 together with split.test_share"):
         SplitConfig("time", validation_share=0.5, test_share=0.5).build(catalog)
+    with pytest.raises(UserError, match="split.cold_share=1: expected a share from 0 to below 1"):
+        SplitConfig(cold_share=1).build(catalog)
+    with pytest.raises(UserError, match="split.cold_share=0.1: expected 0 with kind=time"):
+        SplitConfig("time", cold_share=0.1).build(catalog)
     with pytest.raises(UserError, match="split.train_targets=-1: expected at least 0"):
         SplitConfig(train_targets=-1).build(catalog)
     with pytest.raises(UserError, match="split.train_targets=3: expected 0 with kind=given"):
