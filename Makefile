@@ -7,7 +7,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup exp sids study ablation leaderboard sweep compare serve test check smoke bench lock clean
+.PHONY: help setup exp sids study ablation paper leaderboard sweep compare serve test check smoke bench lock clean
 
 PYTHON_BIN ?= python3
 PYTHON := .venv/bin/python
@@ -57,6 +57,9 @@ study: $(STAMP)  ## rows of changes on some experiments: NAME=tokenizers [SEEDS=
 	@$(PYTHON) -m experiments.study $(NAME) $(if $(SEEDS),seeds="$(SEEDS)") $(if $(ONLY),only="$(ONLY)") $(if $(ON),on="$(ON)") $(ARGS)
 
 ablation: study  ## the study of a model's parts, switched off one by one: NAME=glass_kuairec [SEEDS="1 2 3"] [ARGS="..."]
+
+paper: $(STAMP)  ## a paper's tables and figures beside the published ones: NAME=tiger [SEEDS="1 2 3"] [DATA="beauty"] [ONLY="Table 2"] [ARGS="..."]
+	@$(PYTHON) -m experiments.paper $(NAME) $(if $(SEEDS),seeds="$(SEEDS)") $(if $(DATA),data="$(DATA)") $(if $(ONLY),only="$(ONLY)") $(ARGS)
 
 leaderboard: $(STAMP)  ## every retriever of a data set, ranked: DATASET=beauty [SEEDS="1 2 3"] [ONLY="sasrec,tiger"] [ARGS="..."]
 	@$(PYTHON) -m experiments.leaderboard $(DATASET) $(if $(SEEDS),seeds="$(SEEDS)") $(if $(ONLY),only="$(ONLY)") $(ARGS)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from callbacks.unseen import RANK, SHARE
 from experiments.figures import COLOURS, NORMAL, Panel, draw, finish
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NAME = re.compile(r"(new|all)_recall@(\d+)/share([\d.]+)")
-DASHES = {"new": "-", "all": (0, (3, 1.5))}
-WORDS = {"new": "target is a new item", "all": "all users"}
+DASHES: dict[str, Any] = {"new": "-", "all": (0, (3, 1.5))}
+WORDS = {"new": "target is new", "all": "all users"}
 
 Points = dict[tuple[str, str], list[tuple[float, float]]]
 """(run, new or all) -> points of a line."""
@@ -41,7 +41,7 @@ def panels(runs: Mapping[str, Mapping[str, float]]) -> list[Panel]:
     asked = ", ".join(sorted({count(metrics["new_targets"]) for metrics in runs.values() if "new_targets" in metrics}))
     caption = (
         "New items are known by content alone: an answer stands also for those whose codes are the same but for the "
-        f"last. Test users whose target is one: {asked}."
+        f"last. Test users whose target is one (solid lines): {asked}; dashed: all test users."
     )
     return [
         _lines("new-k", f"Recall@K with at most {SHARE:.0%} new items", "K", over_k, caption),
@@ -55,9 +55,9 @@ def _lines(prefix: str, title: str, axis: str, lines: Points, caption: str) -> P
     def paint(ax: "Axes") -> None:
         for (run, who), points in lines.items():
             x, y = zip(*sorted(points), strict=True)
-            label = WORDS[who] if len(runs) == 1 else f"{run}: {WORDS[who]}"
-            style = {"color": COLOURS[runs.index(run)], "linestyle": DASHES[who]}
-            ax.plot(x, y, marker="o", markersize=4, label=label, **style)
+            label = WORDS[who] if len(runs) == 1 else run if who == "new" else None
+            colour, dashes = COLOURS[runs.index(run)], DASHES[who]
+            ax.plot(x, y, color=colour, linestyle=dashes, marker="o", markersize=4, label=label)
         ax.set_xlabel(axis)
         ax.set_ylim(bottom=0)
         finish(ax, True)

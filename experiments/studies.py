@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from experiments import published
+
 Overrides = list[str] | dict[str, list[str]]
 """For every experiment alike, or experiment -> overrides: the others do not have the row."""
 
@@ -82,30 +84,9 @@ TOKENIZERS: dict[str, Overrides] = {
     },
 }
 
+AMAZON = ["tiger_beauty", "tiger_sports", "tiger_toys"]
+COLD = "5% of test targets new"
 GRID = [(3, 256), (4, 256), (6, 64), (2, 1024), (8, 16), (3, 64), (3, 1024), (2, 256)]
-
-TIGER_TABLE_2 = {
-    "RQ-VAE": {"recall@5": 0.0454, "ndcg@5": 0.0321, "recall@10": 0.0648, "ndcg@10": 0.0384},
-    "LSH": {"recall@5": 0.0379, "ndcg@5": 0.0259, "recall@10": 0.0533, "ndcg@10": 0.0309},
-    "random": {"recall@5": 0.0296, "ndcg@5": 0.0205, "recall@10": 0.0434, "ndcg@10": 0.0250},
-}
-
-TIGER_SIZES: dict[str, tuple[list[str], dict[str, float]]] = {
-    "4 layers": ([], TIGER_TABLE_2["RQ-VAE"]),
-    "3 layers": (
-        ["model.num_layers=3"],
-        {"recall@5": 0.0450, "ndcg@5": 0.0306, "recall@10": 0.0670, "ndcg@10": 0.0377},
-    ),
-    "5 layers": (
-        ["model.num_layers=5"],
-        {"recall@5": 0.0463, "ndcg@5": 0.0321, "recall@10": 0.0660, "ndcg@10": 0.0383},
-    ),
-    "no user tokens": (
-        ["model.num_user_tokens=0"],
-        {"recall@5": 0.0446, "ndcg@5": 0.0302, "recall@10": 0.0648},
-    ),
-}
-"""Row -> its changes, and what TIGER's Tables 5 and 8 have for it on Beauty."""
 
 STUDIES = {
     "tokenizers": Study(
@@ -122,20 +103,56 @@ STUDIES = {
         base="3x256",
         tokenizer_seeds=True,
     ),
+    "tiger": Study(
+        "TIGER's Tables 1 and 9: TIGER",
+        AMAZON,
+        {"TIGER": []},
+        base="TIGER",
+        published={f"tiger_{data}": {"TIGER": rows["RQ-VAE"]} for data, rows in published.TIGER.items()},
+    ),
     "tokenizers_tiger": Study(
         "TIGER's Table 2: what semantic IDs are worth",
-        ["tiger_beauty"],
-        {"RQ-VAE": [], "LSH": ["tokenizer=lsh", sizes(4, 256)], "random": ["tokenizer=random", sizes(4, 256)]},
+        AMAZON,
+        {"RQ-VAE": [], **{row: [f"tokenizer={row.lower()}", "tokenizer.depth=4"] for row in ("LSH", "random")}},
         base="RQ-VAE",
         tokenizer_seeds=True,
-        published={"tiger_beauty": TIGER_TABLE_2},
+        published={f"tiger_{data}": rows for data, rows in published.TIGER.items()},
     ),
     "tiger_sizes": Study(
         "TIGER's Tables 5 and 8: layers, user tokens",
         ["tiger_beauty"],
-        {row: changes for row, (changes, _) in TIGER_SIZES.items()},
+        {
+            "4 layers": [],
+            "3 layers": ["model.num_layers=3"],
+            "5 layers": ["model.num_layers=5"],
+            "no user tokens": ["model.num_user_tokens=0"],
+        },
         base="4 layers",
-        published={"tiger_beauty": {row: values for row, (_, values) in TIGER_SIZES.items()}},
+        published={
+            "tiger_beauty": {
+                "4 layers": published.TIGER["beauty"]["RQ-VAE"],
+                **published.TIGER_LAYERS,
+                "no user tokens": published.TIGER_NO_USERS,
+            }
+        },
+    ),
+    "tiger_combined": Study(
+        "TIGER's Table 10: semantic IDs for several catalogues",
+        ["tiger_beauty", "tiger_sports"],
+        {
+            "own IDs": [],
+            "IDs of three catalogues": {
+                "tiger_beauty": ["combined_with=[tiger_sports,tiger_toys]"],
+                "tiger_sports": ["combined_with=[tiger_beauty,tiger_toys]"],
+            },
+        },
+        base="own IDs",
+    ),
+    "tiger_cold": Study(
+        "TIGER's Figure 5: items that training never saw",
+        ["tiger_beauty", "itemknn_beauty"],
+        {COLD: ["split.cold_share=0.05"]},
+        base=COLD,
     ),
     **{
         name: Study("Parts of GLASS switched off", [name], GLASS, base="whole model", by_length=PLAIN)

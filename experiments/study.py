@@ -16,12 +16,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from experiments.named import require_named
 from experiments.run import STAGES, answer, take, wait_passively
 from experiments.stages import process_rank
 from experiments.studies import STUDIES, Study
+from experiments.study_plan import Asked, Say, command, plan
 from sid.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,24 +35,9 @@ USAGE = """usage: make study NAME=<study> [SEEDS="1 2 3"] [ONLY="<row>,<row>"] [
 
 Runs the rows of a study (experiments/studies.py) on its experiments, or on others with on=, and compares each with the
 base. Finished runs are reused; the table holds all that is finished, whatever is asked for now. Any field of the
-configuration but the seed is a key, and holds for every row whose kind of tokenizer has it.
+configuration but the seed is a key, and holds for every row whose kinds of model and tokenizer have it.
 """
 SEEDS = "1 2 3"
-
-Say = Callable[[str], None]
-
-
-class Asked(NamedTuple):
-    """What a command asks for."""
-
-    name: str
-    study: Study
-    seeds: list[int]
-    rows: list[str]
-    """To be run, the base among them."""
-    on: list[str]
-    """Experiments to be run."""
-    overrides: list[str]
 
 
 def listing() -> str:
@@ -103,101 +89,6 @@ def read_rows(study: Study, only: str | None) -> list[str]:
     if unknown := [row for row in wanted if row not in study.rows]:
         raise UserError(f"there is no row {unknown[0]!r}; expected some of: {', '.join(study.rows)}")
     return [row for row in study.rows if row in (study.base, *wanted)]
-
-
-def plan(asked: Asked, say: Say) -> list["Cell"]:
-    """Every row of every experiment, those that are not asked for too: they may be finished.
-
-    Raises UserError for a mistake in what is asked for; a row that cannot be configured is a problem of its own.
-    """
-    cells = []
-    for experiment in dict.fromkeys([*asked.study.experiments, *asked.on]):
-        try:
-            cells += rows_on(experiment, asked, say)
-        except UserError:
-            if experiment in asked.on:
-                raise
-    return cells
-
-
-def rows_on(experiment: str, asked: Asked, say: Say) -> list["Cell"]:
-    """The rows that change something in this experiment, the base first. Raises UserError where the base cannot be."""
-    from experiments.study_table import Cell
-
-    study, here = asked.study, experiment in asked.on
-    left_out = lacking(experiment, asked)
-    base = configure(experiment, study.base, asked, left_out[study.base])
-    cells = []
-    for row in (study.base, *(row for row in study.rows if row != study.base)):
-        overrides = study.overrides(row, experiment)
-        if overrides is None:
-            continue
-        cell = Cell(experiment, row, overrides, asked=here and row in asked.rows, left_out=left_out[row])
-        try:
-            config = configure(experiment, row, asked, left_out[row])
-        except UserError as error:
-            cell.problems[str(error)] = []
-            cells.append(cell)
-            continue
-        if row != study.base and config == base:
-            if cell.asked:
-                say(f"left out, as it changes nothing in {experiment}: {row} ({' '.join(overrides)})")
-            continue
-        if (config.data, config.split) != (base.data, base.split):
-            raise UserError(f"row {row!r} has other test targets than {study.base!r}: they cannot be compared")
-        cell.configs = {seed: seeded(config, seed, study.tokenizer_seeds) for seed in asked.seeds}
-        cells.append(cell)
-    return cells
-
-
-def configure(experiment: str, row: str, asked: Asked, left_out: Sequence[str]) -> "RunConfig":
-    from experiments.config import override
-    from experiments.named import named
-
-    given = without(asked.overrides, left_out)
-    return override(named(experiment), [*given, *(asked.study.overrides(row, experiment) or [])])
-
-
-def lacking(experiment: str, asked: Asked) -> dict[str, list[str]]:
-    """Row -> overrides for all rows that its kind of tokenizer has no field for, but another row's has."""
-    from dataclasses import fields
-
-    from experiments.config import TOKENIZERS
-    from experiments.named import named
-    from sid.configs import TokenizerConfig
-
-    own = type(named(experiment).tokenizer)
-    keys = {}
-    for row in asked.study.rows:
-        overrides = [*asked.overrides, *(asked.study.overrides(row, experiment) or [])]
-        chosen = [word.partition("=")[2] for word in overrides if word.startswith("tokenizer=")]
-        kind = TOKENIZERS.get(chosen[-1], TokenizerConfig) if chosen else own
-        keys[row] = {f"tokenizer.{field.name}" for field in fields(kind)}
-    every = set().union(*keys.values())
-    return {row: [word for word in asked.overrides if word.partition("=")[0] in every - keys[row]] for row in keys}
-
-
-def without(overrides: Sequence[str], left_out: Sequence[str]) -> list[str]:
-    return [override for override in overrides if override not in left_out]
-
-
-def seeded(config: "RunConfig", seed: int, tokenizer_too: bool) -> "RunConfig":
-    """Raises UserError for a seed that is too large."""
-    from dataclasses import replace
-
-    from experiments.config import check
-
-    tokenizer = replace(config.tokenizer, seed=seed) if tokenizer_too else config.tokenizer
-    result = replace(config, seed=seed, tokenizer=tokenizer)
-    check(result)
-    return result
-
-
-def command(asked: Asked, cell: "Cell", seed: int) -> str:
-    """What to type for one run alone."""
-    seeds = [f"seed={seed}", *([f"tokenizer.seed={seed}"] if asked.study.tokenizer_seeds else [])]
-    given = without(asked.overrides, cell.left_out)
-    return shlex.join(["python", "-m", "experiments.run", cell.experiment, *given, *cell.overrides, *seeds])
 
 
 def run(arguments: Sequence[str]) -> None:

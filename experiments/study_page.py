@@ -64,8 +64,9 @@ def scores_words(base: str, table: Table, row: Row) -> dict[str, str]:
     """Head -> words, the same heads in every row of a table."""
     words = {"": row.name, "seeds": " ".join(map(str, row.seeds)) or "failed"}
     words |= {"R@10": mean_and_spread(row.scores["recall@10"]), "N@10": mean_and_spread(row.scores["ndcg@10"])}
-    change = signed(row.changes["recall@10"].relative) if row.changes else "–"
-    words[f"R@10 against {base}"] = "" if row.name == base else change
+    if len(table.rows) > 1:
+        change = signed(row.changes["recall@10"].relative) if row.changes else "–"
+        words[f"R@10 against {base}"] = "" if row.name == base else change
     if any(other.published for other in table.rows):
         words["published R@10 / N@10"] = published_words(base, table, row)
     words["param."] = "–" if row.parameters is None else f"{row.parameters / 1e6:.2f}M"
@@ -148,7 +149,9 @@ def notes(summary: Summary, table: Table) -> list[str]:
             words.append(f"{row.name} failed{' with seed ' if seeds else ''}{' '.join(map(str, seeds))}: {problem}")
     for left_out in dict.fromkeys(tuple(row.left_out) for row in table.rows if row.left_out):
         rows = [row.name for row in table.rows if tuple(row.left_out) == left_out]
-        words.append(f"{', '.join(rows)}: without {' '.join(left_out)}, as the kind of tokenizer has no such field.")
+        words.append(
+            f"{', '.join(rows)}: without {' '.join(left_out)}, as the kind of model or tokenizer has no such field."
+        )
     if table.users:
         words.append(f"{table.users:,} test users, {table.targets:,} targets, full ranking.")
     if borrowed := [row.name for row in table.rows if row.borrowed]:
@@ -244,5 +247,5 @@ def panels(summary: Summary, table: Table) -> list[Panel]:
         f"do not tell.{' Diamond: published.' if published else ''}"
     )
     size = (WIDTH, 0.7 + 0.3 * len(rows))
-    drawing = draw(f"changes-{table.experiment}", f"{title}, {table.experiment}", size, paint)
+    drawing = draw(f"changes-{summary.name}-{table.experiment}", f"{title}, {table.experiment}", size, paint)
     return [Panel(title, drawing, caption, wide=True)]

@@ -51,7 +51,7 @@ class Cell:
     asked: bool
     """To be run; otherwise shown where it is finished."""
     left_out: list[str] = field(default_factory=list)
-    """Overrides for all rows that this one's kind of tokenizer has no field for."""
+    """Overrides for all rows that this one's kinds of model and tokenizer have no field for."""
     configs: dict[int, "RunConfig"] = field(default_factory=dict)
     """Seed -> run."""
     found: dict[int, Measured] = field(default_factory=dict)

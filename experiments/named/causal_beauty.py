@@ -9,8 +9,8 @@ training), flat form (model.form=flat) .0554 / .0302 (3 seeds, 19 CPU-minutes).
 from datamodules.amazon import AmazonConfig
 from experiments.config import RunConfig
 from experiments.named._causal import causal
-from experiments.named.tiger_beauty import PUBLISHED
+from experiments.published import beside
 
 
 def config() -> RunConfig:
-    return causal("causal_beauty", AmazonConfig("Beauty"), PUBLISHED)
+    return causal("causal_beauty", AmazonConfig("Beauty"), beside("beauty"))

@@ -9,8 +9,8 @@ CPU-minutes of training), flat form (model.form=flat) .0331 / .0167 (3 seeds, 26
 from datamodules.amazon import AmazonConfig
 from experiments.config import RunConfig
 from experiments.named._causal import causal
-from experiments.named.tiger_sports import PUBLISHED
+from experiments.published import beside
 
 
 def config() -> RunConfig:
-    return causal("causal_sports", AmazonConfig("Sports_and_Outdoors"), PUBLISHED)
+    return causal("causal_sports", AmazonConfig("Sports_and_Outdoors"), beside("sports"))

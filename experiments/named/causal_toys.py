@@ -8,8 +8,8 @@ Published (TIGER, Table 1): Recall@10 .0712, NDCG@10 .0432. Not run yet.
 from datamodules.amazon import AmazonConfig
 from experiments.config import RunConfig
 from experiments.named._causal import causal
-from experiments.named.tiger_toys import PUBLISHED
+from experiments.published import beside
 
 
 def config() -> RunConfig:
-    return causal("causal_toys", AmazonConfig("Toys_and_Games"), PUBLISHED)
+    return causal("causal_toys", AmazonConfig("Toys_and_Games"), beside("toys"))

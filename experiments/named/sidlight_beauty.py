@@ -6,8 +6,8 @@ make exp NAME=sidlight_beauty
 from datamodules.amazon import AmazonConfig
 from experiments.config import RunConfig
 from experiments.named._causal import sidlight
-from experiments.named.tiger_beauty import PUBLISHED
+from experiments.published import beside
 
 
 def config() -> RunConfig:
-    return sidlight("sidlight_beauty", AmazonConfig("Beauty"), PUBLISHED)
+    return sidlight("sidlight_beauty", AmazonConfig("Beauty"), beside("beauty"))

@@ -6,8 +6,8 @@ make exp NAME=sidlight_sports
 from datamodules.amazon import AmazonConfig
 from experiments.config import RunConfig
 from experiments.named._causal import sidlight
-from experiments.named.tiger_sports import PUBLISHED
+from experiments.published import beside
 
 
 def config() -> RunConfig:
-    return sidlight("sidlight_sports", AmazonConfig("Sports_and_Outdoors"), PUBLISHED)
+    return sidlight("sidlight_sports", AmazonConfig("Sports_and_Outdoors"), beside("sports"))

@@ -6,8 +6,8 @@ make exp NAME=sidlight_toys
 from datamodules.amazon import AmazonConfig
 from experiments.config import RunConfig
 from experiments.named._causal import sidlight
-from experiments.named.tiger_toys import PUBLISHED
+from experiments.published import beside
 
 
 def config() -> RunConfig:
-    return sidlight("sidlight_toys", AmazonConfig("Toys_and_Games"), PUBLISHED)
+    return sidlight("sidlight_toys", AmazonConfig("Toys_and_Games"), beside("toys"))

@@ -9,13 +9,8 @@ recipe awaits a GPU.
 
 from datamodules.amazon import AmazonConfig
 from experiments.config import RunConfig
-
-PUBLISHED = {
-    "TIGER, Table 1": {"recall@5": 0.0454, "ndcg@5": 0.0321, "recall@10": 0.0648, "ndcg@10": 0.0384},
-    "TIGER, mean of 3 seeds": {"recall@5": 0.0441, "ndcg@5": 0.0309, "recall@10": 0.0642, "ndcg@10": 0.0374},
-    "SASRec, Table 1": {"recall@10": 0.0605, "ndcg@10": 0.0318},
-}
+from experiments.published import beside
 
 
 def config() -> RunConfig:
-    return RunConfig("tiger_beauty", data=AmazonConfig("Beauty"), published=PUBLISHED)
+    return RunConfig("tiger_beauty", data=AmazonConfig("Beauty"), published=beside("beauty"))

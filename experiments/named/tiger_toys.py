@@ -7,13 +7,8 @@ Published (TIGER, Table 1): Recall@10 .0712, NDCG@10 .0432; mean of three seeds 
 
 from datamodules.amazon import AmazonConfig
 from experiments.config import RunConfig
-
-PUBLISHED = {
-    "TIGER, Table 1": {"recall@5": 0.0521, "ndcg@5": 0.0371, "recall@10": 0.0712, "ndcg@10": 0.0432},
-    "TIGER, mean of 3 seeds": {"recall@5": 0.0518, "ndcg@5": 0.0375, "recall@10": 0.0698, "ndcg@10": 0.0433},
-    "SASRec, Table 1": {"recall@10": 0.0675, "ndcg@10": 0.0374},
-}
+from experiments.published import beside
 
 
 def config() -> RunConfig:
-    return RunConfig("tiger_toys", data=AmazonConfig("Toys_and_Games"), published=PUBLISHED)
+    return RunConfig("tiger_toys", data=AmazonConfig("Toys_and_Games"), published=beside("toys"))

@@ -18,9 +18,10 @@ from experiments.config import as_trained, asked_at_test, override, to_yaml
 from experiments.named import glass_tiny
 from experiments.paired import Scores, history_lengths
 from experiments.studies import GLASS, PLAIN, STUDIES, Study
-from experiments.study import command as single
-from experiments.study import finished, main, plan, read
+from experiments.study import finished, main, read
 from experiments.study_page import sections
+from experiments.study_plan import command as single
+from experiments.study_plan import plan
 from experiments.study_table import Row, Summary, Table, by_length
 from lightning_modules.configs import RQVAEConfig
 from sid.configs import TreeConfig
@@ -342,7 +343,7 @@ def test_a_row_goes_without_what_its_kind_of_tokenizer_lacks(
     assert isinstance(own, RQVAEConfig) and isinstance(tree, TreeConfig)
     assert (own.epochs, own.sample, tree.sample) == (2, 50, 50)
     assert ["tokenizer.epochs=2" in run.command for run in faked.trainings] == [True, False]
-    note = "tree: without tokenizer.epochs=2, as the kind of tokenizer has no such field."
+    note = "tree: without tokenizer.epochs=2, as the kind of model or tokenizer has no such field."
     assert note in capsys.readouterr().out.replace("\n", " ")
     assert note in (tmp_path / "studies/two/study.html").read_text()
 
