@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from callbacks.history import History
 from datamodules.catalog import Catalog
 from experiments.interruptions import stoppable
-from experiments.trainers import last_checkpoint, resume_from, trainer
+from experiments.trainers import device_of, last_checkpoint, resume_from, trainer
 from sid.collisions import collision_rate, groups
 from sid.configs import TokenizerConfig
 from sid.diagnostics import (
@@ -52,7 +52,7 @@ def tokenize(
     context = Context(lambda module, epochs: train(module, epochs, folder, accelerator), lambda: collaborative(rows))
     tokenizer = config.fit(fitted, context)
     if not config.reassign:
-        return assign(tokenizer, vectors_ND)
+        return assign(tokenizer, vectors_ND, device_of(accelerator))
     assert isinstance(tokenizer, LastLevel)
     return assign_apart(tokenizer, vectors_ND)
 

@@ -128,6 +128,11 @@ def trainer(callbacks: list[Callback], logger: Logger | None = None, **options: 
     )
 
 
+def device_of(accelerator: str) -> torch.device:
+    """Where a trainer on one device of the accelerator works."""
+    return trainer([], accelerator=accelerator, devices=1).strategy.root_device
+
+
 def wandb_logger(config: RunConfig, run: str) -> Logger | None:
     """The extra logger that `logger=wandb` asks for. Its id is the run's hash, so that a resumed run goes on in its
     place; under `wandb agent` it is the one that the agent has chosen.

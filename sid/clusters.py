@@ -23,6 +23,9 @@ class Residual:
     def __init__(self, levels: Sequence[tuple[Tensor, Tensor]]) -> None:
         self.levels = list(levels)
 
+    def to(self, device: torch.device | str) -> "Residual":
+        return Residual([(centres_KD.to(device), prices_K.to(device)) for centres_KD, prices_K in self.levels])
+
     def codes(self, vectors_BD: Tensor) -> Tensor:
         residual_BD, codes = vectors_BD, []
         for centres_KD, prices_K in self.levels:
@@ -103,15 +106,18 @@ class Tree:
         next level; the first level has one node."""
         self.first_child = [first_children(centres) for centres in children]
 
+    def to(self, device: torch.device | str) -> "Tree":
+        return Tree([[centres_KD.to(device) for centres_KD in level] for level in self.children])
+
     def codes(self, vectors_BD: Tensor) -> Tensor:
-        node_B = torch.zeros(len(vectors_BD), dtype=torch.int64)
+        node_B = torch.zeros(len(vectors_BD), dtype=torch.int64, device=vectors_BD.device)
         codes = []
         for children, first_P in zip(self.children, self.first_child, strict=True):
             code_B = torch.empty_like(node_B)
             for node, rows in rows_by_node(node_B):
                 code_B[rows] = nearest(vectors_BD[rows], children[node])
             codes.append(code_B)
-            node_B = first_P[node_B] + code_B
+            node_B = first_P.to(node_B.device)[node_B] + code_B
         return torch.stack(codes, dim=1)
 
 

@@ -5,7 +5,7 @@ Legend: N items, B vectors, D width, L levels, C collaborative width.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,6 +34,14 @@ class LastLevel(Tokenizer, Protocol):
         """(B, K) squared distances of the last level's codes to what the codes before leave over."""
 
 
+@runtime_checkable
+class Movable(Tokenizer, Protocol):
+    """A fitted tokenizer whose codes can be made on another device than the CPU."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """The tokenizer there; a module moves itself."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What a tokenizer may use beside the item vectors it is fitted to."""
@@ -59,15 +67,20 @@ def require_vectors(vectors_ND: Tensor, codebook_sizes: list[int], sampled: bool
         )
 
 
-def assign(tokenizer: Tokenizer, vectors_ND: np.ndarray) -> Tensor:
-    """(N, L) int64 codes of a table of vectors, which may be a mapped file, a chunk at a time."""
+def assign(tokenizer: Tokenizer, vectors_ND: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """(N, L) int64 codes of a table of vectors, which may be a mapped file, a chunk at a time; on the device where the
+    tokenizer can be moved there, and it stays there."""
+    if isinstance(tokenizer, Movable):
+        tokenizer = tokenizer.to(device)
+    else:
+        device = "cpu"
     codes_NL = torch.empty(len(vectors_ND), 0, dtype=torch.int64)
     for start in range(0, len(vectors_ND), CHUNK):
         chunk_BD = np.array(vectors_ND[start : start + CHUNK], dtype=np.float32)
-        codes_BL = tokenizer.codes(torch.from_numpy(chunk_BD))
+        codes_BL = tokenizer.codes(torch.from_numpy(chunk_BD).to(device))
         if start == 0:
             codes_NL = codes_NL.new_empty(len(vectors_ND), codes_BL.shape[1])
-        codes_NL[start : start + CHUNK] = codes_BL
+        codes_NL[start : start + CHUNK] = codes_BL.cpu()
     return codes_NL
 
 

@@ -1,4 +1,4 @@
-"""The pages in a real browser: nothing fails, every drawing is there, and a phone shows them without scrolling aside."""
+"""The pages in a real browser: nothing fails, every drawing is there, a phone shows them without scrolling aside."""
 
 import html
 import json

@@ -20,7 +20,7 @@ from sid.configs import (
 )
 from sid.errors import UserError
 from sid.table import SIDTable
-from sid.tokenizers import Context, Tokenizer, assign, drawn, require_vectors
+from sid.tokenizers import Context, Movable, Tokenizer, assign, drawn, require_vectors
 
 MAKE: dict[str, Callable[[list[int], int], TokenizerConfig]] = {
     "rqkmeans": lambda sizes, seed: ResidualKMeansConfig(sizes, seed=seed),
@@ -217,3 +217,33 @@ def test_a_mapped_file_gets_its_codes_in_chunks_as_at_once(
             monkeypatch.setattr(tokenizers, "CHUNK", chunk)
             assert torch.equal(assign(tokenizer, mapped_ND), at_once)
         monkeypatch.undo()
+
+
+class Moved:
+    """Notes where it is moved and where its vectors are."""
+
+    def __init__(self) -> None:
+        self.devices: list[torch.device] = []
+
+    def to(self, device: torch.device | str) -> "Moved":
+        self.devices.append(torch.device(device))
+        return self
+
+    def codes(self, vectors_BD: Tensor) -> Tensor:
+        self.devices.append(vectors_BD.device)
+        return vectors_BD[:, :1].long()
+
+
+def test_codes_are_made_where_the_tokenizer_can_be_moved() -> None:
+    moved, vectors_ND = Moved(), np.arange(6, dtype=np.float32).reshape(3, 2)
+    assert assign(moved, vectors_ND, "cpu:0").tolist() == [[0], [2], [4]]
+    assert moved.devices == [torch.device("cpu:0"), torch.device("cpu")]
+
+
+@every
+def test_a_moved_tokenizer_gives_the_same_codes(name: str) -> None:
+    vectors_ND = gaussian(300)
+    tokenizer = fit(name, vectors_ND, UNEVEN[name])
+    assert isinstance(tokenizer, Movable) == (name in ("rqkmeans", "balanced", "tree"))
+    if isinstance(tokenizer, Movable):
+        assert torch.equal(tokenizer.to("cpu").codes(vectors_ND), tokenizer.codes(vectors_ND))
