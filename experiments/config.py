@@ -75,6 +75,7 @@ class TrainConfig:
     devices: str = "auto"
     num_nodes: int = 1
     strategy: str = "auto"
+    """auto, ddp (every process has all weights), fsdp (every process has a share), or another of Lightning's."""
 
     def check(self) -> None:
         """Raise UserError for a value that no training can start with."""
@@ -92,6 +93,8 @@ class TrainConfig:
         require(self.patience >= 0, "train.patience", self.patience, "at least 0")
         require(self.clip >= 0, "train.clip", self.clip, "at least 0")
         require(0 <= self.ema < 1, "train.ema", self.ema, "at least 0 and below 1")
+        averaged = self.strategy != "fsdp" or not self.ema
+        require(averaged, "train.ema", self.ema, "0 with train.strategy=fsdp, where no process has all weights")
 
 
 @dataclass

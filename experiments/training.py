@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torchmetrics import Metric
 
 from callbacks.history import History
@@ -118,7 +119,10 @@ def _hardware(config: RunConfig) -> dict[str, Any]:
         "accelerator": train.accelerator,
         "devices": devices,
         "num_nodes": train.num_nodes,
-        "strategy": train.strategy,
+        # Lightning's own "fsdp" is the older one, for GPUs alone; this shards what `configure_model` names.
+        "strategy": ModelParallelStrategy(save_distributed_checkpoint=False)
+        if train.strategy == "fsdp"
+        else train.strategy,
         "precision": train.precision,
     }
 

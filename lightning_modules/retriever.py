@@ -1,17 +1,22 @@
 """Training of any retriever: optimiser, schedule, seeds, clipping. What a batch costs is the subclass's."""
 
 import math
+from functools import partial
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torchmetrics import MeanMetric
 
 from lightning_modules.configs import OptimizerConfig
 from lightning_modules.finite import require_finite
 from lightning_modules.schedules import cosine, inverse_sqrt
 from sid.errors import UserError
+
+ENTRANCES = ("loss", "window_loss", "pretraining_loss", "begin", "next_logp", "rerank", "look_inside", "scores")
+"""What is called of a model from outside; each where a model has it."""
 
 
 class RetrieverModule(lightning.LightningModule):
@@ -29,6 +34,15 @@ class RetrieverModule(lightning.LightningModule):
     def batch_loss(self, batch: Any) -> tuple[Tensor, int | Tensor]:
         """The mean loss of a batch's targets, and their number."""
         raise NotImplementedError
+
+    def configure_model(self) -> None:
+        """Under FSDP the processes of a machine share out the weights, which are whole only while the model is at work;
+        other machines have a copy (the mesh is of machines x processes)."""
+        if self.device_mesh is None or isinstance(self.model, FSDPModule):
+            return
+        fully_shard(self.model, mesh=self.device_mesh)
+        for name in filter(partial(hasattr, self.model), ENTRANCES):
+            register_fsdp_forward_method(self.model, name)
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * 4099 + self.global_rank)

@@ -1,4 +1,5 @@
-"""Training in two processes on CPU (gloo) takes the steps that one process with twice the batch takes."""
+"""Training in two processes on CPU (gloo) takes the steps that one process with twice the batch takes: what
+`test_ddp.py` and `test_fsdp.py` check, in files of their own so that they run side by side."""
 
 import json
 import os
@@ -23,9 +24,6 @@ SMALL = [
 ]
 
 
-TWO = ["sequences.batch_size=32", "train.devices=2", "train.strategy=ddp"]
-
-
 def command_of(name: str, output: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "experiments.run", name, *SMALL, *more, f"output_dir={output}"]
 
@@ -39,9 +37,11 @@ def finished(name: str, output: Path, *more: str) -> tuple[dict[str, Any], dict[
     return json.loads((folder / "test.json").read_text()), read_columns(folder / "metrics.csv")
 
 
-def test_the_loss_curve_is_that_of_one_process_and_sigterm_changes_nothing(tmp_path: Path) -> None:
+def check_curve_and_sigterm(strategy: str, tmp_path: Path) -> None:
+    """The loss curve is that of one process, and SIGTERM in the middle changes nothing."""
+    processes = ["sequences.batch_size=32", "train.devices=2", f"train.strategy={strategy}"]
     one, alone = finished("tiger_tiny", tmp_path / "one", "sequences.batch_size=64")
-    two, shared = finished("tiger_tiny", tmp_path / "two", *TWO)
+    two, shared = finished("tiger_tiny", tmp_path / "two", *processes)
     assert alone["step"].tolist() == shared["step"].tolist()
     # The means of two halves weigh the samples of an odd batch a little differently.
     assert np.allclose(alone["train/loss"], shared["train/loss"], rtol=2e-3)
@@ -52,13 +52,13 @@ def test_the_loss_curve_is_that_of_one_process_and_sigterm_changes_nothing(tmp_p
     (tmp_path / "ended").mkdir()
     (tmp_path / "ended/artifacts").symlink_to(tmp_path / "two/artifacts")
     often = "train.checkpoint_minutes=0.001"
-    command = command_of("tiger_tiny", tmp_path / "ended", *TWO, often)
+    command = command_of("tiger_tiny", tmp_path / "ended", *processes, often)
     running = subprocess.Popen(command, cwd=ROOT, env={**os.environ}, start_new_session=True, stderr=subprocess.PIPE)
     while running.poll() is None and not list(tmp_path.glob("ended/runs/*/*/checkpoints/last.ckpt")):
         time.sleep(0.02)
     os.killpg(running.pid, signal.SIGTERM)
     assert running.wait(timeout=120) == 143
     assert not list(tmp_path.glob("ended/runs/*/*/train.manifest.json")), "the training was over before the signal"
-    again, resumed = finished("tiger_tiny", tmp_path / "ended", *TWO, often)
+    again, resumed = finished("tiger_tiny", tmp_path / "ended", *processes, often)
     assert json.dumps(again["metrics"]) == json.dumps(two["metrics"])
     assert resumed["train/loss"].tolist() == shared["train/loss"].tolist()

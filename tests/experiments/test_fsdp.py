@@ -1,0 +1,49 @@
+"""Two processes with a share of the weights each. Legend: B users, S tokens."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from experiments.config import override
+from experiments.named import named
+from experiments.pipeline import Pipeline
+from sid.errors import UserError
+from tests.experiments.two_processes import check_curve_and_sigterm
+
+
+def test_the_loss_curve_is_that_of_one_process_and_sigterm_changes_nothing(tmp_path: Path) -> None:
+    check_curve_and_sigterm("fsdp", tmp_path)
+
+
+def test_weights_are_shared_out_once_and_whole_where_the_model_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = override(named("tiger_tiny"), ["data.num_users=60", "tokenizer.epochs=1", f"output_dir={tmp_path}"])
+    pipeline = Pipeline(config, say=lambda line: None)
+    pipeline.run("tokenize", lambda *figures: None)
+    module, data = pipeline.retriever()
+    data.setup("fit")
+    batch = data.some_tests(8)[0]
+    module.eval()
+    whole = module.model.loss(*batch.inputs, batch.codes_BL)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        monkeypatch.setattr(
+            type(module), "device_mesh", init_device_mesh("cpu", (1, 1), mesh_dim_names=("machine", "process"))
+        )
+        module.configure_model()
+        module.configure_model()
+        assert isinstance(module.model, FSDPModule)
+        assert all(isinstance(weight, DTensor) for weight in module.parameters())
+        assert torch.equal(module.model.loss(*batch.inputs, batch.codes_BL), whole)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_mean_of_weights_that_nobody_has_whole_is_refused() -> None:
+    with pytest.raises(UserError, match="train.ema=0.99: expected 0 with train.strategy=fsdp"):
+        override(named("tiger_tiny"), ["train.strategy=fsdp", "train.ema=0.99"])
