@@ -61,6 +61,9 @@ class SplitConfig:
         test_share: time only; the share of all events from t2 on.
         cold_share: leave_one_out only; the share of the different test targets that are made new items: nothing is left
             of them but the test targets (TIGER, section 4.3). The same ones for every seed.
+        learn_validation: leave_one_out only; validation targets are learnt too, and training keeps its last weights:
+            the last step before the test, with settings and epochs that validation has chosen without. The figures of
+            validation are then of what has been learnt.
     """
 
     kind: str = "leave_one_out"
@@ -68,6 +71,7 @@ class SplitConfig:
     validation_share: float = 0.1
     test_share: float = 0.1
     cold_share: float = field(default=0.0, metadata={"hashed": "if set"})
+    learn_validation: bool = field(default=False, metadata={"hashed": "if set"})
 
     def check(self) -> None:
         """Raise UserError for an unknown kind, or shares that leave no events to a part of the time split."""
@@ -76,8 +80,10 @@ class SplitConfig:
         if self.train_targets:
             require(self.kind == "leave_one_out", "split.train_targets", self.train_targets, f"0 with kind={self.kind}")
         require(0 <= self.cold_share < 1, "split.cold_share", self.cold_share, "a share from 0 to below 1")
-        if self.cold_share:
-            require(self.kind == "leave_one_out", "split.cold_share", self.cold_share, f"0 with kind={self.kind}")
+        for name in ("cold_share", "learn_validation"):
+            value = getattr(self, name)
+            fits = self.kind == "leave_one_out" or not value
+            require(fits, f"split.{name}", value, f"{type(value)()} with kind={self.kind}")
         if self.kind == "given":
             share = self.validation_share
             require(0 < share < 1, "split.validation_share", share, "a share above 0 and below 1")
@@ -118,7 +124,7 @@ class SplitConfig:
         if divided and self.kind != "given":
             raise UserError(f"split.kind={self.kind}, but this data comes divided into training and test: set given")
         if self.kind == "leave_one_out":
-            split = leave_one_out(catalog.offsets_U1, self.train_targets)
+            split = leave_one_out(catalog.offsets_U1, self.train_targets, self.learn_validation)
             longest = np.diff(catalog.offsets_U1).max(initial=0)
             cause = f"test, validation and training need a user with 2, 3 and 4 events, and none has over {longest}"
             way_out = "Give data with longer histories, or set split.kind=time."
@@ -146,13 +152,15 @@ def known_until(train: Examples, offsets_U1: np.ndarray) -> np.ndarray:
     return known_U
 
 
-def leave_one_out(offsets_U1: np.ndarray, train_targets: int = 0) -> Split:
-    """Test on the last event of each user, validate on the one before, train on the rest (or the last of it)."""
+def leave_one_out(offsets_U1: np.ndarray, train_targets: int = 0, learn_validation: bool = False) -> Split:
+    """Test on the last event of each user, validate on the one before, train on the rest (or the last of it), and on
+    what validates too where that is wanted."""
     user_M, index_M, left_M = _positions(offsets_U1)
     has_history_M = index_M >= 1
-    oldest = 2 + train_targets if train_targets else len(index_M) + 2
+    newest = 1 if learn_validation else 2
+    oldest = newest + train_targets if train_targets else len(index_M) + 2
     return Split(
-        train=_examples(user_M, has_history_M & (left_M >= 2) & (left_M < oldest)),
+        train=_examples(user_M, has_history_M & (left_M >= newest) & (left_M < oldest)),
         validation=_examples(user_M, has_history_M & (left_M == 1)),
         test=_examples(user_M, has_history_M & (left_M == 0)),
     )

@@ -286,6 +286,11 @@ def check(config: RunConfig) -> None:
     ordered = config.model.learns_from == "prefixes" or config.split.kind != "given"
     kinds = "leave_one_out or time: the model learns from whole sequences, and given targets have no order"
     require(ordered, "split.kind", config.split.kind, kinds)
+    ends = not config.split.learn_validation or config.train.max_epochs % config.train.validate_every == 0
+    expected = (
+        f"a multiple of train.validate_every={config.train.validate_every}, as split.learn_validation keeps the end"
+    )
+    require(ends, "train.max_epochs", config.train.max_epochs, expected)
     able = [name for name, kind in TOKENIZERS.items() if kind.has_last_level]
     possible = config.tokenizer.has_last_level or not config.tokenizer.reassign
     expected = f"false: of the tokenizers, {', '.join(able)} have distances to the codes of a last level"

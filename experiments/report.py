@@ -23,6 +23,7 @@ DIAGNOSTICS = {
     "coverage": "catalogue items in at least one user's top {k}",
     "invalid": "top {k} of an unconstrained beam: codes of no item, lower is better",
 }
+LEARNT = "; validation targets were learnt too, so validation shows what is known, not what is found"
 
 
 def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable | None", tokenizer: Path | None) -> Path:
@@ -45,7 +46,9 @@ def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable | N
     environment, test = read_json(run / "environment.json"), read_json(run / "test.json")
     columns = read_columns(run / "metrics.csv")
     people = example_users(run / "recommendations.parquet", catalog, split.test, table)
-    name = str(OmegaConf.select(OmegaConf.create(config_text), "name", default=run.name))
+    config = OmegaConf.create(config_text)
+    name = str(OmegaConf.select(config, "name", default=run.name))
+    learnt = OmegaConf.select(config, "split.learn_validation", default=False)
     page = {
         "name": name,
         "data": catalog.figures(),
@@ -53,7 +56,7 @@ def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable | N
         "environment": environment,
         "date": datetime.fromtimestamp((run / "test.json").stat().st_mtime, UTC).strftime("%d %B %Y"),
         "verdict": verdict(test),
-        "training": training_words(columns),
+        "training": training_words(columns) + (LEARNT if learnt else ""),
         "test": test,
         "results": results_table(name, test),
         "error": recall_error(test),

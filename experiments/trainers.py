@@ -50,8 +50,9 @@ def last_checkpoint(folder: Path, every: int = 1) -> ModelCheckpoint:
     )
 
 
-def best_checkpoint(folder: Path, monitor: str, every: int) -> ModelCheckpoint:
-    """Keeps the weights of the best validation in `best.ckpt`; there is one every `every` epochs."""
+def best_checkpoint(folder: Path, monitor: str | None, every: int) -> ModelCheckpoint:
+    """Keeps the weights of the best validation in `best.ckpt`, or of the last without a monitor; there is one every
+    `every` epochs."""
     return ModelCheckpoint(
         folder,
         "best",

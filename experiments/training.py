@@ -142,15 +142,16 @@ def train(
     run: Path,
     watchers: Sequence[Callback] = (),
 ) -> dict[str, Any]:
-    """Fits until val/ndcg@10 stops rising, or goes on from the last checkpoint. Leaves best.ckpt and metrics.csv."""
+    """Fits until val/ndcg@10 stops rising, or goes on from the last checkpoint; to the end where validation targets are
+    learnt too. Leaves best.ckpt and metrics.csv."""
     checkpoints = run / "checkpoints"
     history = History(run / "metrics.csv")
-    stopper = EarlyStopping(MONITOR, mode="max", patience=config.train.patience)
+    chosen = not config.split.learn_validation
     callbacks: list[Callback] = [
         retrieval(config.evaluation, table, catalog, module.model),
         history,
-        stopper,
-        best_checkpoint(checkpoints, MONITOR, config.train.validate_every),
+        *([EarlyStopping(MONITOR, mode="max", patience=config.train.patience)] if chosen else []),
+        best_checkpoint(checkpoints, MONITOR if chosen else None, config.train.validate_every),
         last_checkpoint(checkpoints, config.train.validate_every),
         *between_epochs(checkpoints, config.train),
         *watchers,
@@ -172,7 +173,8 @@ def train(
     reset_peak_memory(device)
     with stoppable(fitter):
         fitter.fit(module, datamodule=data, ckpt_path=resume)
-    best = max(history.rows, key=lambda row: row.get(MONITOR, -1.0))
+    measured = [row for row in history.rows if MONITOR in row]
+    best = max(measured, key=lambda row: row[MONITOR]) if chosen else measured[-1]
     passes = int(history.rows[-1]["step"]) / data.batches_per_pass(fitter.world_size)
     samples = passes * len(data.split.train.user_E)
     return {

@@ -124,6 +124,22 @@ def test_no_target_and_nothing_later_is_in_its_history(times: list[list[int]]):
     assert all(last_trained.get(int(u), -1) < t for u, t, _ in zip(*validation, strict=True))
 
 
+@given(logs, st.integers(0, 3))
+def test_validation_targets_are_the_newest_training_targets_where_they_are_learnt(
+    times: list[list[int]], train_targets: int
+):
+    catalog = catalog_of([*times, [1, 2, 3, 4]])
+    apart = SplitConfig().build(catalog)
+    learnt = SplitConfig(train_targets=train_targets, learn_validation=True).build(catalog)
+    assert pairs(learnt.test, catalog) == pairs(apart.test, catalog)
+    assert pairs(learnt.validation, catalog) == pairs(apart.validation, catalog)
+    every = sorted(pairs(apart.train, catalog) + pairs(apart.validation, catalog))
+    own: dict[int, list[tuple[int, int]]] = {}
+    for user, index in every:
+        own.setdefault(user, []).append((user, index))
+    assert pairs(learnt.train, catalog) == [pair for mine in own.values() for pair in mine[-train_targets:]]
+
+
 @given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=7), min_size=1, max_size=9), st.floats(0.05, 0.9))
 def test_nothing_is_left_of_new_items_but_test_targets(items: list[list[int]], share: float):
     offsets_U1 = np.cumsum([0] + [len(user) for user in items])
@@ -171,6 +187,8 @@ def test_wrong_settings_are_named():
         SplitConfig(cold_share=1).build(catalog)
     with pytest.raises(UserError, match="split.cold_share=0.1: expected 0 with kind=time"):
         SplitConfig("time", cold_share=0.1).build(catalog)
+    with pytest.raises(UserError, match="split.learn_validation=True: expected False with kind=given"):
+        SplitConfig("given", learn_validation=True).build(catalog)
     with pytest.raises(UserError, match="split.train_targets=-1: expected at least 0"):
         SplitConfig(train_targets=-1).build(catalog)
     with pytest.raises(UserError, match="split.train_targets=3: expected 0 with kind=given"):

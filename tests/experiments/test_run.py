@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from experiments.run import main, run
 
@@ -41,6 +42,11 @@ def command(output: Path, *more: str) -> list[str]:
 def folder(output: Path) -> Path:
     (found,) = (path for path in output.glob("runs/*/*") if path.is_dir())
     return found
+
+
+def load(checkpoint: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    return content
 
 
 def results(output: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
@@ -199,6 +205,18 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     assert running.returncode == 130
     assert "the same command goes on from the last checkpoint" in error
     assert "Traceback" not in error
+
+
+def test_where_validation_targets_are_learnt_the_last_weights_are_kept(tmp_path: Path) -> None:
+    # So high a rate that validation would have stopped it, or chosen other weights than the last.
+    rushed = ["optimizer.learning_rate=0.05", "optimizer.warmup_steps=1", "train.patience=0"]
+    assert main(command(tmp_path, *rushed, "split.learn_validation=true")) == 0
+    _, rows = results(tmp_path)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5"]
+    assert [row for row in rows if float(row["val/ndcg@10"]) > float(rows[-1]["val/ndcg@10"])], "it rose to the end"
+    kept, last = (load(folder(tmp_path) / "checkpoints" / name)["state_dict"] for name in ("best.ckpt", "last.ckpt"))
+    assert all(torch.equal(kept[name], last[name]) for name in last)
+    assert "validation targets were learnt too" in (folder(tmp_path) / "report.html").read_text()
 
 
 def test_a_diverged_training_is_an_error_and_not_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
