@@ -185,7 +185,7 @@ def test_wrong_settings_are_named():
         SplitConfig("time", validation_share=0.5, test_share=0.5).build(catalog)
     with pytest.raises(UserError, match="split.cold_share=1: expected a share from 0 to below 1"):
         SplitConfig(cold_share=1).build(catalog)
-    with pytest.raises(UserError, match="split.cold_share=0.1: expected 0 with kind=time"):
+    with pytest.raises(UserError, match="split.cold_share=0.1: expected 0.0 with kind=time"):
         SplitConfig("time", cold_share=0.1).build(catalog)
     with pytest.raises(UserError, match="split.learn_validation=True: expected False with kind=given"):
         SplitConfig("given", learn_validation=True).build(catalog)
