@@ -6,7 +6,7 @@
 The file holds made-up float16 unit vectors around 4,096 centres (TAOBAO-MM's catalogue has 35 M of 128 numbers). Every
 tokenizer runs in a process of its own on one thread; its peak memory is what it asked for itself, without the mapped
 file, whose pages the system may drop at any time. On another device than the CPU seconds are those of the clock, and
-tokenizers of faiss and the random one stay on the CPU.
+those of faiss, the tree and the random one stay on the CPU.
 
 Legend: N items, B vectors, D width.
 """

@@ -60,7 +60,8 @@ class SplitConfig:
         validation_share: the share of all events, by time, in [t1, t2), or of the given training users.
         test_share: time only; the share of all events from t2 on.
         cold_share: leave_one_out only; the share of the different test targets that are made new items: nothing is left
-            of them but the test targets (TIGER, section 4.3). The same ones for every seed.
+            of them but the test targets (TIGER, section 4.3), and a user without any other event is not tested. The
+            same ones for every seed. Tokenizers are fitted without them.
         learn_validation: leave_one_out only; validation targets are learnt too, and training keeps its last weights:
             the last step before the test, with settings and epochs that validation has chosen without. The figures of
             validation are then of what has been learnt.
@@ -83,7 +84,7 @@ class SplitConfig:
         for name in ("cold_share", "learn_validation"):
             value = getattr(self, name)
             fits = self.kind == "leave_one_out" or not value
-            require(fits, f"split.{name}", value, f"{type(value)()} with kind={self.kind}")
+            require(fits, f"split.{name}", value, f"split.kind=leave_one_out with it, not {self.kind}")
         if self.kind == "given":
             share = self.validation_share
             require(0 < share < 1, "split.validation_share", share, "a share above 0 and below 1")
@@ -106,7 +107,7 @@ class SplitConfig:
         last_U = catalog.offsets_U1[1:] - 1
         targets_X = np.unique(catalog.item_M[leave_one_out(catalog.offsets_U1).test.target_E])
         chosen = np.random.default_rng(0).permutation(len(targets_X))[: round(len(targets_X) * self.cold_share)]
-        expected = f"at least one of {len(targets_X)} different test targets"
+        expected = f"more: it is less than one of the {len(targets_X)} different test targets"
         require(len(chosen) > 0, "split.cold_share", self.cold_share, expected)
         kept_M = ~np.isin(catalog.item_M, targets_X[chosen])
         kept_M[last_U] = True

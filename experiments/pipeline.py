@@ -88,7 +88,7 @@ class Pipeline:
         config = self.config.tokenizer
         inputs = {"kind": type(config).__name__, "tokenizer": hashed(config)}
         inputs["embed"] = [self.embed.hash, *(other.embed.hash for other in self.companions)]
-        if config.reads_events:
+        if config.reads_events or self.config.split.cold_share:
             inputs["split"] = hashed(self.config.split)
         return self._artifact("tokenize", inputs, resumes=True)
 
@@ -244,21 +244,28 @@ class Pipeline:
         return vectors_ND, slice(start, start + len(tables[own]))
 
     def _tokenize(self, folder: Path) -> dict[str, Any]:
+        import torch
+
         from datamodules.collaborative import collaborative
         from experiments.tokenize import export, figures, tokenize
         from sid.table import SIDTable
 
         config = self.config.tokenizer
         vectors_ND, own = self._shared_vectors()
+        new_N = np.zeros(len(vectors_ND), dtype=bool)
+        if self.config.split.cold_share:
+            new_N[own] = learnt_counts(self.catalog, self.split) == 0
         whole = SIDTable.resolve(
             tokenize(
                 config,
                 vectors_ND,
+                np.flatnonzero(~new_N),
                 lambda rows: collaborative(self.catalog, self.split, config.seed)[rows],
                 folder,
                 self.config.train.accelerator,
             ),
             tuple(config.codebook_sizes),
+            last_N=torch.from_numpy(new_N),
         )
         table = SIDTable(whole.codes_NL[own], whole.codebook_sizes, self.prepare.hash)
         table.save(folder)

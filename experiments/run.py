@@ -80,15 +80,14 @@ def main(arguments: list[str]) -> int:
 
 def answer(arguments: list[str], usage: str, work: Callable[[list[str]], object]) -> int:
     """Does a command's work, and says mistakes of the user in one line. Returns the exit status."""
-    help_wanted = not arguments or arguments[0] in ("-h", "--help", "help")
-    try:
-        if help_wanted:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        try:
             print(f"{usage}\n{listing()}", flush=True)
-        else:
-            work(arguments)
-    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        except BrokenPipeError:  # the reader, such as head, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    try:
+        work(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -75,6 +75,8 @@ def read(arguments: Sequence[str]) -> Asked:
         override(config, [f"{key}={value}"])
     alone = config.train.devices in ("auto", "1") and config.train.num_nodes == 1
     require(alone, "train.devices", config.train.devices, "1: a trial is one process; jobs= runs several trials")
+    honest = not config.split.learn_validation
+    require(honest, "split.learn_validation", "true", "false: a sweep chooses by validation, which would be learnt")
     told = [word for word in overrides if not word.startswith(("output_dir=", "logger="))]
     folder = f"{name}-{path.stem}-{fingerprint([path.read_text(), told])}"
     numbers = (int(own["jobs"]), int(own["worker"]))

@@ -1,6 +1,6 @@
 """The tokenize stage: item vectors to a SIDTable, with the figures that tell whether it is any good.
 
-Legend: N items, D vector width, L levels.
+Legend: N items, X some of them, D vector width, L levels.
 """
 
 from collections.abc import Callable
@@ -36,6 +36,7 @@ from sid.tokenizers import Context, LastLevel, assign, assign_apart, drawn, requ
 def tokenize(
     config: TokenizerConfig,
     vectors_ND: np.ndarray,
+    known_X: np.ndarray,
     collaborative: Callable[[np.ndarray], Tensor],
     folder: Path,
     accelerator: str,
@@ -44,9 +45,10 @@ def tokenize(
 
     Args:
         vectors_ND: item vectors, which may be a mapped file.
+        known_X: rows that it may be fitted to, in rising order.
         collaborative: collaborative vectors of these rows.
     """
-    rows = drawn(vectors_ND, config.sample, config.seed)
+    rows = known_X[drawn(known_X, config.sample, config.seed)]
     fitted = torch.from_numpy(np.ascontiguousarray(vectors_ND[rows], dtype=np.float32))
     require_vectors(fitted, config.codebook_sizes, sampled=len(rows) < len(vectors_ND))
     context = Context(lambda module, epochs: train(module, epochs, folder, accelerator), lambda: collaborative(rows))

@@ -142,17 +142,20 @@ def train(
     run: Path,
     watchers: Sequence[Callback] = (),
 ) -> dict[str, Any]:
-    """Fits until val/ndcg@10 stops rising, or goes on from the last checkpoint; to the end where validation targets are
-    learnt too. Leaves best.ckpt and metrics.csv."""
+    """Fits until val/ndcg@10 stops rising, or goes on from the last checkpoint. Leaves best.ckpt and metrics.csv.
+
+    Where validation targets are learnt too it goes to the end, keeps the last weights and validates them alone.
+    """
     checkpoints = run / "checkpoints"
     history = History(run / "metrics.csv")
-    chosen = not config.split.learn_validation
+    chosen, every = not config.split.learn_validation, config.train.validate_every
+    looks_every = every if chosen else config.train.max_epochs
     callbacks: list[Callback] = [
         retrieval(config.evaluation, table, catalog, module.model),
         history,
         *([EarlyStopping(MONITOR, mode="max", patience=config.train.patience)] if chosen else []),
-        best_checkpoint(checkpoints, MONITOR if chosen else None, config.train.validate_every),
-        last_checkpoint(checkpoints, config.train.validate_every),
+        best_checkpoint(checkpoints, MONITOR if chosen else None, looks_every),
+        last_checkpoint(checkpoints, every),
         *between_epochs(checkpoints, config.train),
         *watchers,
     ]
@@ -164,7 +167,7 @@ def train(
         callbacks,
         wandb_logger(config, run.name),
         max_epochs=finished_epochs(resume) or config.train.max_epochs,
-        check_val_every_n_epoch=config.train.validate_every,
+        check_val_every_n_epoch=looks_every,
         gradient_clip_val=config.train.clip,
         reload_dataloaders_every_n_epochs=1,
         **_hardware(config),
@@ -173,8 +176,7 @@ def train(
     reset_peak_memory(device)
     with stoppable(fitter):
         fitter.fit(module, datamodule=data, ckpt_path=resume)
-    measured = [row for row in history.rows if MONITOR in row]
-    best = max(measured, key=lambda row: row[MONITOR]) if chosen else measured[-1]
+    best = max(history.rows, key=lambda row: row.get(MONITOR, -1.0))
     passes = int(history.rows[-1]["step"]) / data.batches_per_pass(fitter.world_size)
     samples = passes * len(data.split.train.user_E)
     return {
@@ -267,6 +269,8 @@ def evaluate(
     if config.split.cold_share:
         codes_NL = None if table is None else table.codes_NL
         never_N = torch.from_numpy(learnt_counts(catalog, split) == 0)
+        if catalog.candidates is not None:
+            never_N[np.setdiff1d(np.arange(catalog.num_items), catalog.candidates)] = False
         further.append(UnseenItems(codes_NL, never_N, config.evaluation.recall_at))
     callback = retrieval(config.evaluation, table, catalog, module.model, lists, invalid_at=curve, further=further)
     tester = trainer([callback, AtOnce()], logger, **_hardware(config))

@@ -36,8 +36,12 @@ class RetrieverModule(lightning.LightningModule):
         raise NotImplementedError
 
     def configure_model(self) -> None:
-        """Under FSDP the processes of a machine share out the weights, which are whole only while the model is at work;
-        other machines have a copy (the mesh is of machines x processes)."""
+        """Under FSDP the processes of a machine share out the optimiser's state and, between steps, the gradients;
+        other machines have a copy (the mesh is of machines x processes).
+
+        The model is one group, whole while it is at work: layers of their own would gather weights in every step of a
+        beam search, and processes do not always take the same steps there.
+        """
         if self.device_mesh is None or isinstance(self.model, FSDPModule):
             return
         fully_shard(self.model, mesh=self.device_mesh)

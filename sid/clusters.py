@@ -106,18 +106,15 @@ class Tree:
         next level; the first level has one node."""
         self.first_child = [first_children(centres) for centres in children]
 
-    def to(self, device: torch.device | str) -> "Tree":
-        return Tree([[centres_KD.to(device) for centres_KD in level] for level in self.children])
-
     def codes(self, vectors_BD: Tensor) -> Tensor:
-        node_B = torch.zeros(len(vectors_BD), dtype=torch.int64, device=vectors_BD.device)
+        node_B = torch.zeros(len(vectors_BD), dtype=torch.int64)
         codes = []
         for children, first_P in zip(self.children, self.first_child, strict=True):
             code_B = torch.empty_like(node_B)
             for node, rows in rows_by_node(node_B):
                 code_B[rows] = nearest(vectors_BD[rows], children[node])
             codes.append(code_B)
-            node_B = first_P.to(node_B.device)[node_B] + code_B
+            node_B = first_P[node_B] + code_B
         return torch.stack(codes, dim=1)
 
 

@@ -70,10 +70,11 @@ def collision_rate(codes_NL: Tensor) -> float:
     return 1.0 - (int(groups(codes_NL).max()) + 1) / len(codes_NL)
 
 
-def collision_digit(codes_NL: Tensor) -> Tensor:
-    """(N,) index of every item among the items with the same codes, in item order (TIGER, section 3.1)."""
+def collision_digit(codes_NL: Tensor, last_N: Tensor | None = None) -> Tensor:
+    """(N,) index of every item among the items with the same codes, in item order (TIGER, section 3.1); those of
+    `last_N`, (N,) bool, behind the others."""
     group_N = groups(codes_NL)
-    order_N = torch.argsort(group_N, stable=True)
+    order_N = torch.argsort(group_N if last_N is None else 2 * group_N + last_N, stable=True)
     sizes = torch.bincount(group_N)
     first_N = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
     digit_N = torch.empty_like(group_N)

@@ -51,12 +51,15 @@ class SIDTable:
             raise UserError(f"{shared} items share the codes of another item; append a digit with SIDTable.resolve")
 
     @classmethod
-    def resolve(cls, codes_NL: Tensor, codebook_sizes: tuple[int, ...], catalog: str = "") -> "SIDTable":
-        """A table from codes that may collide: one more level holds the index among the items with the same codes.
+    def resolve(
+        cls, codes_NL: Tensor, codebook_sizes: tuple[int, ...], catalog: str = "", last_N: Tensor | None = None
+    ) -> "SIDTable":
+        """A table from codes that may collide: one more level holds the index among the items with the same codes, of
+        which those of `last_N`, (N,) bool, come last.
 
         The level is always there, so that L does not depend on chance; its size is the largest group.
         """
-        digit_N = collision_digit(codes_NL)
+        digit_N = collision_digit(codes_NL, last_N)
         codes_NL = torch.cat([codes_NL, digit_N[:, None]], dim=1)  # frees the codes of a caller that keeps none
         return cls(codes_NL, (*codebook_sizes, int(digit_N.max()) + 1), catalog)
 

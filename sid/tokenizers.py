@@ -3,7 +3,7 @@
 Legend: N items, B vectors, D width, L levels, C collaborative width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from typing import Protocol, Self, runtime_checkable
 
@@ -95,9 +95,9 @@ def assign_apart(tokenizer: LastLevel, vectors_ND: np.ndarray) -> Tensor:
     return reassign(codes_NL, distances)
 
 
-def drawn(vectors_ND: np.ndarray, sample: int, seed: int) -> np.ndarray:
-    """Rows of a sample of the vectors, in their order; all of them where `sample` is 0 or not below their number."""
-    num_rows = len(vectors_ND)
+def drawn(rows: Sized, sample: int, seed: int) -> np.ndarray:
+    """Places of a sample of the rows, in their order; all of them where `sample` is 0 or not below their number."""
+    num_rows = len(rows)
     if sample == 0 or sample >= num_rows:
         return np.arange(num_rows)
     return np.sort(np.random.default_rng(seed).choice(num_rows, sample, replace=False))

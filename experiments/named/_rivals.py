@@ -76,10 +76,9 @@ def rival(name: str, data: str) -> "RunConfig":
     if name == "p5":
         sizes = {field.name: getattr(base.model, field.name) for field in fields(EncoderDecoderConfig)}
         return replace(base, model=P5Config(**sizes), tokenizer=ChanceConfig([100, 100, 100]))
-    model = classic(name)
     return replace(
         base,
-        model=model,
+        model=classic(name),
         sequences=replace(
             base.sequences,
             max_items=50,
@@ -88,5 +87,5 @@ def rival(name: str, data: str) -> "RunConfig":
             eval_users=5000,
         ),
         optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.1, warmup_steps=100, schedule="cosine"),
-        train=TrainConfig(max_epochs=20, validate_every=4 if model.learns else 1, precision="bf16-mixed"),
+        train=TrainConfig(max_epochs=20, validate_every=4, precision="bf16-mixed"),
     )

@@ -166,7 +166,9 @@ def test_reassigned_items_share_fewer_codes_and_the_others_keep_theirs(tmp_path:
 
     def codes(reassign: bool) -> Tensor:
         config = RQVAEConfig(**SMALL | {"codebook_sizes": [6, 16]}, epochs=2, sample=60, reassign=reassign)
-        return tokenize(config, vectors_ND, lambda rows: torch.zeros(len(rows), 1), tmp_path, "cpu")
+        return tokenize(
+            config, vectors_ND, np.arange(len(vectors_ND)), lambda rows: torch.zeros(len(rows), 1), tmp_path, "cpu"
+        )
 
     plain_NL, new_NL = codes(False), codes(True)
     assert collision_rate(new_NL) < 0.7 * collision_rate(plain_NL)

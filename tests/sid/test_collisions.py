@@ -38,3 +38,12 @@ def test_groups_are_numbered_as_sorted_rows_however_many_levels_there_are(
 ) -> None:
     codes_NL = torch.tensor(codes).repeat(1, repeats)
     assert groups(codes_NL).equal(codes_NL.unique(dim=0, return_inverse=True)[1])
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=20))
+def test_some_items_come_behind_the_others_of_their_codes(items: list[tuple[int, bool]]) -> None:
+    codes_NL, last_N = torch.tensor([[code] for code, _ in items]), torch.tensor([last for _, last in items])
+    digits = collision_digit(codes_NL, last_N).tolist()
+    for place, (code, last) in enumerate(items):
+        before = [n for n, (other, behind) in enumerate(items) if other == code and (behind, n) < (last, place)]
+        assert digits[place] == len(before)
