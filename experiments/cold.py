@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from callbacks.unseen import RANK, SHARE
-from experiments.figures import COLOURS, NORMAL, Panel, draw, finish
+from experiments.figures import COLOURS, NORMAL, Panel, draw, finish, slug, titled
 from experiments.page import count
 
 if TYPE_CHECKING:
@@ -19,11 +19,12 @@ Points = dict[tuple[str, str], list[tuple[float, float]]]
 """(run, new or all) -> points of a line."""
 
 
-def panels(runs: Mapping[str, Mapping[str, float]]) -> list[Panel]:
+def panels(runs: Mapping[str, Mapping[str, float]], of: str = "") -> list[Panel]:
     """Recall over K, and over the share of new items in the list; nothing where it was not measured.
 
     Args:
-        runs: what to call a run -> the metrics of its test.
+        runs: what to call a run -> the metrics of its test, or means over seeds.
+        of: what tells these panels from others of the page.
     """
     over_k: Points = {}
     over_share: Points = {}
@@ -40,12 +41,14 @@ def panels(runs: Mapping[str, Mapping[str, float]]) -> list[Panel]:
         return []
     asked = ", ".join(sorted({count(metrics["new_targets"]) for metrics in runs.values() if "new_targets" in metrics}))
     caption = (
-        "New items are known by content alone: an answer stands also for those whose codes are the same but for the "
-        f"last. Test users whose target is one (solid lines): {asked}; dashed: all test users."
+        "New items, which are in no history or target of the training, are known by content alone: an answer stands "
+        "also for those whose codes are the same but for the last. Test users whose target is one (solid lines): "
+        f"{asked}; dashed: all test users."
     )
+    titles = f"Recall@K with at most {SHARE:.0%} new items", f"Recall@{RANK} over the share of new items"
     return [
-        _lines("new-k", f"Recall@K with at most {SHARE:.0%} new items", "K", over_k, caption),
-        _lines("new-share", f"Recall@{RANK} over the share of new items", "largest share", over_share, caption),
+        _lines(f"new-k{slug(of)}", titled(titles[0], of), "K", over_k, caption),
+        _lines(f"new-share{slug(of)}", titled(titles[1], of), "largest share", over_share, caption),
     ]
 
 
@@ -56,7 +59,7 @@ def _lines(prefix: str, title: str, axis: str, lines: Points, caption: str) -> P
         for (run, who), points in lines.items():
             x, y = zip(*sorted(points), strict=True)
             label = WORDS[who] if len(runs) == 1 else run if who == "new" else None
-            colour, dashes = COLOURS[runs.index(run)], DASHES[who]
+            colour, dashes = COLOURS[runs.index(run) % len(COLOURS)], DASHES[who]
             ax.plot(x, y, color=colour, linestyle=dashes, marker="o", markersize=4, label=label)
         ax.set_xlabel(axis)
         ax.set_ylim(bottom=0)

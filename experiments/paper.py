@@ -36,7 +36,7 @@ USAGE = """usage: make paper NAME=<paper> [SEEDS="1 2 3"] [DATA="beauty"] [ONLY=
 
 Makes the tables and figures of a paper again, on its data sets or those of data=, and writes one page with ours beside
 the published ones. Any field of the configuration but the seed is a key, and holds for all that have it: so a small
-budget is ARGS="train.max_epochs=2 model.num_layers=2". only= takes the beginnings of parts: only="Table 2,Figure 5".
+budget is ARGS="train.max_epochs=2 model.width=64"; keys that a part varies, such as model.num_layers, are the paper's.
 """
 
 
@@ -77,23 +77,34 @@ def read(arguments: Sequence[str]) -> Wanted:
         raise UserError(f"there is no paper {name!r}{f'; did you mean {near[0]}?' if near else ''}\n{listing()}")
     paper, seeds = PAPERS[name], read_seeds(own["seeds"] or "")
     data = None if own["data"] is None else own["data"].replace(",", " ").split()
-    wanted = None if own["only"] is None else [part.strip() for part in own["only"].split(",")]
-    headings = [part.heading for part in paper.parts]
-    for start in wanted or ():
-        if not any(heading.startswith(start) for heading in headings):
-            raise UserError(f"no part begins with {start!r}; expected the beginnings of some of: {'; '.join(headings)}")
+    labels = [part.label for part in paper.parts]
+    wanted = labels if own["only"] is None else [part.strip() for part in own["only"].split(",")]
+    if unknown := [part for part in wanted if part not in labels]:
+        raise UserError(f"there is no part {unknown[0]!r}; expected some of: {', '.join(labels)}")
+    refuse_varied(paper, overrides)
     studies = []
     for place, part in enumerate(paper.parts):
         study = STUDIES[part.study]
         if part.rows:
             study = replace(study, rows={row: study.rows[row] for row in part.rows})
         refuse_keys(study, overrides)
-        asked = wanted is None or any(part.heading.startswith(start) for start in wanted)
-        on = (study.experiments if data is None else elsewhere(study, data)) if asked else []
+        on = study.experiments if data is None else elsewhere(study, data)
+        on = on if part.label in wanted else []
         studies.append((part.heading, Asked(f"{part.study}-{place}", study, seeds, list(study.rows), on, overrides)))
     if not any(asked.on for _, asked in studies):
         raise UserError(f"data={own['data']}: none of what is asked for has an experiment there")
     return Wanted(name, paper, studies)
+
+
+def refuse_varied(paper: Paper, overrides: Sequence[str]) -> None:
+    """Raises UserError for a key that some part varies: its rows would not be what they are called."""
+    for part in paper.parts:
+        for row, changes in STUDIES[part.study].rows.items():
+            lists = changes.values() if isinstance(changes, dict) else [changes]
+            varied = {word.partition("=")[0] for words in lists for word in words}
+            for override in overrides:
+                if override.partition("=")[0] in varied and (not part.rows or row in part.rows):
+                    raise UserError(f"{override}: {part.label} varies it; leave it to the paper, or use make exp")
 
 
 def elsewhere(study: Study, data: Sequence[str]) -> list[str]:
@@ -137,6 +148,8 @@ def run(arguments: Sequence[str]) -> None:
                 keep = save if first else lambda: None
                 execute(seeds, chapter.cells, chapter.pipelines, command_of, say, keep)
     finally:
+        for chapter in chapters:
+            chapter.pipelines.update(look(chapter.cells))  # another part may have run what this one shows
         page = save() if first else None
     if page is None:
         return

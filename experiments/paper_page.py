@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,8 +48,9 @@ def gather(title: str, chapters: Sequence["Chapter"], environment: dict[str, Any
     """All that is finished."""
     parts = [chapter_part(chapter, environment) for chapter in chapters]
     parts = [part for part in parts if part.sections]
-    if pipeline := next(iter(chapters[0].pipelines.values()), None):
-        parts += looks(pipeline)
+    first = chapters[0]
+    shown = [first.pipelines[name] for name in [*first.asked.on, *first.pipelines] if name in first.pipelines]
+    parts += looks(shown[0]) if shown else []
     notes = dict.fromkeys(note for part in parts if part.summary for note in common_notes(part.summary))
     return Page(title, parts, list(notes), environment)
 
@@ -56,8 +58,18 @@ def gather(title: str, chapters: Sequence["Chapter"], environment: dict[str, Any
 def chapter_part(chapter: "Chapter", environment: dict[str, Any]) -> Written:
     asked = chapter.asked
     summary = summarise(asked.name, asked.study, chapter.cells, chapter.pipelines, environment)
-    runs = {cell.experiment: run.metrics for cell in chapter.cells for run in list(cell.found.values())[:1]}
-    return Written(chapter.heading, summary, sections(summary), [], cold.panels(runs))
+    runs: dict[str, dict[str, dict[str, float]]] = {}
+    for cell in chapter.cells:
+        if cell.found:
+            data = cell.experiment.rpartition("_")[2]
+            runs.setdefault(data, {})[cell.experiment] = mean([run.metrics for run in cell.found.values()])
+    drawings = [panel for data, group in runs.items() for panel in cold.panels(group, of=data)]
+    return Written(chapter.heading, summary, sections(summary), [], drawings)
+
+
+def mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of every metric that all runs have."""
+    return {name: statistics.fmean(row[name] for row in rows) for name in rows[0] if all(name in row for row in rows)}
 
 
 def looks(pipeline: "Pipeline") -> Iterable[Written]:
@@ -78,7 +90,7 @@ def looks(pipeline: "Pipeline") -> Iterable[Written]:
 def temperatures(drawn: dict[str, dict[str, float]]) -> Grid:
     """A row for every temperature of all codes alike."""
     rows = []
-    for temperature, (entropy, *_) in published.ENTROPY.items():
+    for temperature, entropy in published.ENTROPY.items():
         ours = drawn.get(f"{temperature:g}", {})
         row = {"temperature": f"{temperature:g}", "Entropy@10": number(ours.get("entropy@10"))}
         rows.append({**row, "published Entropy@10": number(entropy), "Recall@10": number(ours.get("recall@10"))})

@@ -11,6 +11,8 @@ import pytest
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
 
+pytest.register_assert_rewrite("tests.experiments.two_processes")
+
 # A deadline an example fails on a busy machine for no fault of the code.
 hypothesis.settings.register_profile("steady", deadline=None)
 hypothesis.settings.load_profile("steady")
