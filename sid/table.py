@@ -94,15 +94,15 @@ class SIDTable:
 
     def save(self, folder: Path) -> None:
         """Writes sids.safetensors and sids.json into `folder`."""
-        from safetensors.torch import save
+        from safetensors.torch import save_file
 
         codes_NL = self.codes_NL.int().contiguous()
-        (folder / _CODES).write_bytes(save({"codes": codes_NL}))
+        save_file({"codes": codes_NL}, folder / _CODES)
         header = {
             "codebook_sizes": list(self.codebook_sizes),
             "num_items": self.num_items,
             "catalog": self.catalog,
-            "sha256": hashlib.sha256(codes_NL.numpy().tobytes()).hexdigest(),
+            "sha256": hashlib.sha256(codes_NL.numpy()).hexdigest(),
         }
         (folder / _HEADER).write_text(json.dumps(header, indent=1) + "\n")
 
@@ -118,7 +118,7 @@ class SIDTable:
             codes_NL = load_file(folder / _CODES)["codes"]
         except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
             raise UserError(f"{folder} holds no readable SID table ({_CODES}, {_HEADER}): {error}") from error
-        if hashlib.sha256(codes_NL.numpy().tobytes()).hexdigest() != digest:
+        if hashlib.sha256(codes_NL.numpy()).hexdigest() != digest:
             raise UserError(f"{folder / _CODES} does not hold the codes that {_HEADER} describes; make it again")
         return cls(codes_NL.long(), sizes, catalog)
 
