@@ -1,9 +1,10 @@
-"""Two processes with a share of the weights each. Legend: B users, S tokens."""
+"""Two processes with a share of the optimiser's state each. Legend: B users, K ranks."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -19,27 +20,34 @@ def test_the_loss_curve_is_that_of_one_process_and_sigterm_changes_nothing(tmp_p
     check_curve_and_sigterm("fsdp", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["tiger_tiny", "sidlight_tiny", "sasrec_tiny"])
 def test_weights_are_shared_out_once_and_whole_where_the_model_is_called(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = override(named("tiger_tiny"), ["data.num_users=60", "tokenizer.epochs=1", f"output_dir={tmp_path}"])
+    own = [] if name.startswith("sasrec") else ["tokenizer.epochs=1"]
+    config = override(named(name), ["data.num_users=60", *own, f"output_dir={tmp_path}"])
     pipeline = Pipeline(config, say=lambda line: None)
-    pipeline.run("tokenize", lambda *figures: None)
+    pipeline.run(pipeline.stages[-3], lambda *figures: None)
     module, data = pipeline.retriever()
     data.setup("fit")
-    batch = data.some_tests(8)[0]
+    batch, learnt = data.some_tests(8)[0], next(iter(data.train_dataloader()))
+    items = torch.arange(pipeline.catalog.num_items) if pipeline.codes is None else pipeline.codes.trie
+
+    def called() -> tuple[Tensor, Tensor]:
+        return module.batch_loss(learnt)[0].detach(), module.recommend(batch, items, 10).scores_BK.detach()
+
     module.eval()
-    whole = module.model.loss(*batch.inputs, batch.codes_BL)
+    whole = called()
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        monkeypatch.setattr(
-            type(module), "device_mesh", init_device_mesh("cpu", (1, 1), mesh_dim_names=("machine", "process"))
-        )
+        mesh = init_device_mesh("cpu", (1, 1), mesh_dim_names=("machine", "process"))
+        monkeypatch.setattr(type(module), "device_mesh", mesh)
         module.configure_model()
         module.configure_model()
         assert isinstance(module.model, FSDPModule)
         assert all(isinstance(weight, DTensor) for weight in module.parameters())
-        assert torch.equal(module.model.loss(*batch.inputs, batch.codes_BL), whole)
+        for ours, expected in zip(called(), whole, strict=True):
+            assert torch.equal(ours, expected)
     finally:
         torch.distributed.destroy_process_group()
 
