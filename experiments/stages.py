@@ -164,6 +164,7 @@ class Stage:
             if self.folder.exists() and self.owns_folder and not self.resumes:
                 shutil.rmtree(self.folder)
             self.folder.mkdir(exist_ok=True)
+            self.manifest.unlink(missing_ok=True)  # of an older version, in another stage's folder
             say(f"{self.name}: working in {self.folder}")
             return self._build(build)
         finally:
