@@ -102,7 +102,7 @@ class SIDTable:
             "codebook_sizes": list(self.codebook_sizes),
             "num_items": self.num_items,
             "catalog": self.catalog,
-            "sha256": hashlib.sha256(codes_NL.numpy()).hexdigest(),
+            "sha256": hashlib.sha256(codes_NL.numpy().data).hexdigest(),
         }
         (folder / _HEADER).write_text(json.dumps(header, indent=1) + "\n")
 
@@ -118,7 +118,7 @@ class SIDTable:
             codes_NL = load_file(folder / _CODES)["codes"]
         except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
             raise UserError(f"{folder} holds no readable SID table ({_CODES}, {_HEADER}): {error}") from error
-        if hashlib.sha256(codes_NL.numpy()).hexdigest() != digest:
+        if hashlib.sha256(codes_NL.numpy().data).hexdigest() != digest:
             raise UserError(f"{folder / _CODES} does not hold the codes that {_HEADER} describes; make it again")
         return cls(codes_NL.long(), sizes, catalog)
 
