@@ -7,7 +7,6 @@ leaves the others alone. After each, the table of all that is finished is writte
 <output_dir>/leaderboards/<dataset>/leaderboard.{json,md,html}; at the end it is printed.
 """
 
-import difflib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.named import documented
 from experiments.named._rivals import DATASETS, RIVALS
-from experiments.run import answer, take, wait_passively
+from experiments.run import answer, choose, take, wait_passively
 from experiments.stages import process_rank
 from experiments.study import SEEDS, Say, execute, look, read_seeds
 from sid.errors import UserError
@@ -59,12 +58,7 @@ def read(arguments: Sequence[str]) -> Asked:
     """Raises UserError."""
     own: dict[str, str | None] = {"seeds": SEEDS, "only": None}
     rest = take(arguments, own)
-    if not rest or "=" in rest[0]:
-        raise UserError("which data set? Write make leaderboard DATASET=<dataset>\n" + listing())
-    data, *overrides = rest
-    if data not in DATASETS:
-        near = difflib.get_close_matches(data, DATASETS, n=1)
-        raise UserError(f"there is no data set {data!r}{f'; did you mean {near[0]}?' if near else ''}\n{listing()}")
+    data, overrides = choose(rest, "data set", "make leaderboard DATASET=<dataset>", DATASETS, listing())
     for override in overrides:
         if override.partition("=")[0] in ("seed", "stage", "force"):
             raise UserError(f'{override}: for single runs, with make exp; a leaderboard has seeds="1 2 3"')

@@ -7,7 +7,6 @@ fails leaves the others alone. After each, the page of all that is finished is w
 <output_dir>/papers/<name>/paper.{html,md,json}.
 """
 
-import difflib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from experiments.named import experiments, require_named
 from experiments.named._rivals import DATASETS
 from experiments.papers import PAPERS, Paper
-from experiments.run import answer, take, wait_passively
+from experiments.run import answer, choose, take, wait_passively
 from experiments.stages import process_rank
 from experiments.studies import STUDIES, Study
 from experiments.study import SEEDS, execute, look, read_seeds, refuse_keys
@@ -69,12 +68,7 @@ def read(arguments: Sequence[str]) -> Wanted:
     """Raises UserError."""
     own: dict[str, str | None] = {"seeds": SEEDS, "data": None, "only": None}
     rest = take(arguments, own)
-    if not rest or "=" in rest[0]:
-        raise UserError("which paper? Write make paper NAME=<paper>\n" + listing())
-    name, *overrides = rest
-    if name not in PAPERS:
-        near = difflib.get_close_matches(name, PAPERS, n=1)
-        raise UserError(f"there is no paper {name!r}{f'; did you mean {near[0]}?' if near else ''}\n{listing()}")
+    name, overrides = choose(rest, "paper", "make paper NAME=<paper>", PAPERS, listing())
     paper, seeds = PAPERS[name], read_seeds(own["seeds"] or "")
     data = None if own["data"] is None else own["data"].replace(",", " ").split()
     labels = [part.label for part in paper.parts]

@@ -3,9 +3,10 @@
 Heavy packages are imported by the stages that need them, so that help and mistakes answer at once.
 """
 
+import difflib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from experiments.named import listing, named, require_named
@@ -48,6 +49,17 @@ def take(arguments: Sequence[str], own: dict[str, Any]) -> list[str]:
         else:
             rest.append(argument)
     return rest
+
+
+def choose(rest: Sequence[str], what: str, command: str, known: Collection[str], listing: str) -> tuple[str, list[str]]:
+    """The name that comes first, one of the known, and the overrides behind it. Raises UserError."""
+    if not rest or "=" in rest[0]:
+        raise UserError(f"which {what}? Write {command}\n{listing}")
+    name, *overrides = rest
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise UserError(f"there is no {what} {name!r}{f'; did you mean {near[0]}?' if near else ''}\n{listing}")
+    return name, overrides
 
 
 def run(arguments: list[str]) -> Any:

@@ -7,7 +7,6 @@ and one that fails leaves the others alone. After each, the table of all that is
 <output_dir>/studies/<name>/study.{json,md,html}; at the end it is printed.
 """
 
-import difflib
 import json
 import shlex
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.named import require_named
-from experiments.run import STAGES, answer, take, wait_passively
+from experiments.run import STAGES, answer, choose, take, wait_passively
 from experiments.stages import process_rank
 from experiments.studies import STUDIES, Study
 from experiments.study_plan import Asked, Say, command, plan
@@ -50,12 +49,7 @@ def read(arguments: Sequence[str]) -> Asked:
     """Raises UserError."""
     own: dict[str, str | None] = {"seeds": SEEDS, "only": None, "on": None}
     rest = take(arguments, own)
-    if not rest or "=" in rest[0]:
-        raise UserError("which study? Write make study NAME=<study>\n" + listing())
-    name, *overrides = rest
-    if name not in STUDIES:
-        near = difflib.get_close_matches(name, STUDIES, n=1)
-        raise UserError(f"there is no study {name!r}{f'; did you mean {near[0]}?' if near else ''}\n{listing()}")
+    name, overrides = choose(rest, "study", "make study NAME=<study>", STUDIES, listing())
     study = STUDIES[name]
     refuse_keys(study, overrides)
     on = study.experiments if own["on"] is None else own["on"].replace(",", " ").split()
