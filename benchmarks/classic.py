@@ -29,7 +29,10 @@ from benchmarks.measure import Work, interleave, machine, ratio, timed, tune_pro
 from benchmarks.ours import optimizer, precision, step
 from benchmarks.peers import RECBOLE, Peer, install_recbole
 from callbacks.metrics import RankMetrics
+from datamodules.catalog import Catalog
 from datamodules.sequences import evaluation_batches
+from datamodules.split import Split
+from experiments.config import RunConfig
 from experiments.named import named
 from experiments.pipeline import Pipeline
 
@@ -58,9 +61,8 @@ PEER = "RecBole fp32"
 class Ours:
     """One of our models with its data, at as many targets a batch as RecBole has."""
 
-    def __init__(self, name: str) -> None:
-        self.config = config = named(name)
-        pipeline = Pipeline(config)
+    def __init__(self, config: RunConfig) -> None:
+        self.config, pipeline = config, Pipeline(config)
         pipeline.run("prepare", lambda *_: None)
         self.catalog, self.split = pipeline.catalog, pipeline.split
         self.module: Any
@@ -94,20 +96,19 @@ class Ours:
         metric.compute()
         return len(rows_E)
 
-    def sizes(self) -> dict[str, float]:
-        """The model's sizes under RecBole's names."""
-        model: Any = self.config.model
-        sizes = {"learning_rate": self.config.optimizer.learning_rate, "attn_dropout_prob": 0.0}
-        return sizes | {theirs: getattr(model, ours) for theirs, ours in NAMES[type(model).__name__].items()}
+
+def sizes(config: RunConfig) -> dict[str, float]:
+    """The model's sizes under RecBole's names."""
+    model: Any = config.model
+    fixed = {"learning_rate": config.optimizer.learning_rate, "attn_dropout_prob": 0.0}
+    return fixed | {theirs: getattr(model, ours) for theirs, ours in NAMES[type(model).__name__].items()}
 
 
-def save(path: Path, ours: Ours) -> None:
-    """What the worker of `peer_recbole` is given."""
-    item_M, split = ours.catalog.item_M, ours.split
+def save(path: Path, catalog: Catalog, split: Split, max_items: int, targets: int = TARGETS) -> None:
+    """What the worker of `peer_recbole` is given; `targets`: in a batch of training."""
     np.savez(
-        path, items=item_M, offsets=ours.catalog.offsets_U1, test_items=item_M[split.test.target_E],
-        train_targets=len(split.train.target_E), max_items=ours.config.sequences.max_items,
-        train_batch=TARGETS, eval_batch=USER_BATCH,
+        path, items=catalog.item_M, offsets=catalog.offsets_U1, test_items=catalog.item_M[split.test.target_E],
+        train_targets=len(split.train.target_E), max_items=max_items, train_batch=targets, eval_batch=USER_BATCH,
     )  # fmt: skip
 
 
@@ -154,11 +155,13 @@ def main() -> None:
     git = ["git", "rev-parse", "--short", "HEAD"]  # now: the tree may move on while the benchmark runs
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     console, before = Console(width=120), machine()
-    ours = {name: Ours(experiment) for name, experiment in MODELS.items()}
-    peer = Peer(options.peer_python, install_recbole, "peer_recbole.py", lambda path: save(path, ours["SASRec"]))
+    ours = {name: Ours(named(experiment)) for name, experiment in MODELS.items()}
+    one = ours["SASRec"]
+    problem = partial(save, catalog=one.catalog, split=one.split, max_items=one.config.sequences.max_items)
+    peer = Peer(options.peer_python, install_recbole, "peer_recbole.py", problem)
     parameters = {}
     for name, mine in ours.items():
-        theirs = peer.ask("build", model=name, sizes=mine.sizes())["parameters"]
+        theirs = peer.ask("build", model=name, sizes=sizes(mine.config))["parameters"]
         parameters[name] = {"ours": sum(p.numel() for p in mine.module.model.parameters()), "RecBole": theirs}
     with console.status("") as status:
         rates = compare(ours, peer, options.rounds, status.update)

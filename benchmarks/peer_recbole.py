@@ -93,12 +93,13 @@ class Worker:
             yield from self.train_data
 
     def build(self, model: str, sizes: dict[str, float]) -> dict[str, int]:
-        """A fresh model and its trainer; the number of parameters."""
+        """A fresh model and its trainer; the parameters, and the batches of a pass."""
         config = Config(model, NAME, config_dict=self.settings | sizes)
         init_seed(config["seed"], True)
         network = get_model(model)(config, self.train_data.dataset)
         self.trainers[model] = Trainer(config, network)
-        return {"parameters": sum(parameter.numel() for parameter in network.parameters())}
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        return {"parameters": parameters, "batches": len(self.train_data)}
 
     def train(self, model: str, batches: int, bf16: bool = False, anomaly: bool = False) -> dict[str, float]:
         """Steps of RecBole's training loop; samples and CPU-seconds, data included."""
@@ -114,6 +115,28 @@ class Worker:
 
         self.trainers[model]._train_epoch(counted(), 0)
         return {"samples": samples, "seconds": time.process_time() - start}
+
+    def learn(self, model: str, epochs: int, rates: list[float], weight_decay: float, clip: float) -> dict[str, float]:
+        """Whole training under bf16, with the recipe of ours in place of RecBole's Adam at one rate: AdamW, matrices
+        decayed, a rate for every step, gradients clipped. Metrics of all test users, and CPU-seconds of training."""
+        trainer, start = self.trainers[model], time.process_time()
+        parts = [[p for p in trainer.model.parameters() if (p.ndim >= 2) == matrix] for matrix in (True, False)]
+        groups = [{"params": p, "weight_decay": w} for p, w in zip(parts, (weight_decay, 0.0), strict=True)]
+        trainer.optimizer = torch.optim.AdamW(groups, lr=rates[0], fused=True)
+        trainer.clip_grad_norm, trainer.enable_amp = {"max_norm": clip}, True
+        upcoming = iter([*rates[1:], 0.0])
+
+        def move_on(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            rate = next(upcoming)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+        trainer.optimizer.register_step_post_hook(move_on)
+        torch.autograd.set_detect_anomaly(False)
+        for epoch in range(epochs):
+            trainer._train_epoch(self.train_data, epoch)
+        seconds = time.process_time() - start
+        return {"seconds": seconds, **trainer.evaluate(self.test_data, load_best_model=False)}
 
     def rank(self, model: str, users: list[int]) -> dict[str, float]:
         """RecBole's evaluation of some users, the whole catalogue ranked; CPU-seconds and metrics."""
