@@ -25,6 +25,7 @@ class UnseenItems(Metric):
     items stay where they were first. Surplus new items are passed over.
     """
 
+    full_state_update = False
     hits_2SR: Tensor
     targets_2: Tensor
 
