@@ -1,0 +1,178 @@
+"""Which examples share a batch, in which order batches come, and which process gets them.
+
+Legend: E examples, B rows of a batch, S tokens of a row."""
+
+from itertools import chain, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datamodules.amazon import AmazonConfig
+from datamodules.sequences import BatchLoader, bucketed_batches, evaluation_batches
+from datamodules.synthetic import SyntheticConfig
+from sid.errors import UserError
+from sid.tokens import PAD
+from tests.datamodules.toy_sequences import as_rank, data_of, questions, synthetic
+
+
+def padding_share(loader: BatchLoader) -> float:
+    padded = sum(int((batch.tokens_BS == PAD).sum()) for batch in loader)
+    return padded / sum(batch.tokens_BS.numel() for batch in loader)
+
+
+def test_padding_stays_under_six_per_cent_where_a_random_batch_pads_several_times_as_much() -> None:
+    data = synthetic(num_users=5000)
+    assert padding_share(data.train_dataloader()) < 0.06
+    assert padding_share(data.val_dataloader()) < 0.06
+    draws = np.random.default_rng(0).permutation(len(data._train_lengths))
+    random = BatchLoader(np.split(draws, range(256, len(draws), 256)), data.train_collate())
+    assert padding_share(random) > 0.18
+
+
+def test_padding_stays_under_six_per_cent_on_beauty(data_dir: Path) -> None:
+    data = data_of(AmazonConfig("Beauty", str(data_dir)).build(), num_items=12_101)
+    assert len(data._train_lengths) == 198_502 - 3 * 22_363  # three events of every user are no training target
+    assert padding_share(data.train_dataloader()) < 0.06
+    assert padding_share(data.val_dataloader()) < 0.06
+    assert padding_share(data.test_dataloader()) < 0.06
+
+
+def as_lists(batches: list[np.ndarray]) -> list[list[int]]:
+    return [batch.tolist() for batch in batches]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=60), st.integers(1, 9), st.integers(0, 10**6))
+def test_bucketed_batches_hold_every_example_once_and_neighbours_in_length(
+    lengths: list[int], batch_size: int, seed: int
+) -> None:
+    length_E = np.array(lengths)
+    batches = bucketed_batches(length_E, np.ones_like(length_E), batch_size, np.random.default_rng(seed))
+    assert sorted(chain.from_iterable(as_lists(batches))) == list(range(len(lengths)))
+    assert sorted(len(b) for b in batches)[1:] == [batch_size] * (len(batches) - 1)
+    ranges = sorted((min(lengths[i] for i in b), max(lengths[i] for i in b)) for b in as_lists(batches))
+    assert all(longest <= shortest for (_, longest), (shortest, _) in pairwise(ranges))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=60), st.integers(1, 50), st.integers(0, 10**6))
+def test_batches_of_examples_that_cost_their_length_hold_about_the_wanted_cost_and_are_as_many_every_pass(
+    lengths: list[int], batch_size: int, seed: int
+) -> None:
+    length_E = np.array(lengths)
+    batches = bucketed_batches(length_E, length_E, batch_size, np.random.default_rng(seed))
+    assert sorted(chain.from_iterable(as_lists(batches))) == list(range(len(lengths)))
+    ranges = sorted((min(lengths[i] for i in b), max(lengths[i] for i in b)) for b in as_lists(batches))
+    assert all(longest <= shortest for (_, longest), (shortest, _) in pairwise(ranges))
+    costs = sorted(sum(lengths[i] for i in b) for b in as_lists(batches))
+    assert costs[-1] < batch_size + max(lengths)
+    assert all(cost > batch_size - max(lengths) for cost in costs[1:])  # one batch holds what is left
+    assert len(bucketed_batches(length_E, length_E, batch_size, np.random.default_rng(seed + 1))) == len(batches)
+
+
+@pytest.mark.parametrize("learns_from", ["prefixes", "windows"])
+def test_the_order_of_an_epoch_depends_on_the_seed_and_the_epoch_alone(learns_from: str) -> None:
+    catalog = SyntheticConfig(num_users=60).build()
+    one, same, other = (data_of(catalog, 200, seed, learns_from, batch_size=16) for seed in (0, 0, 1))
+    one.epoch_batches(0), one.epoch_batches(1)  # what was asked before does not matter
+    assert as_lists(one.epoch_batches(3)) == as_lists(same.epoch_batches(3))
+    assert as_lists(one.epoch_batches(3)) != as_lists(one.epoch_batches(2))
+    assert as_lists(one.epoch_batches(3)) != as_lists(other.epoch_batches(3))
+    tokens = [batch.tokens_BS.tolist() for batch in as_rank(one, 0, 1, epoch=3).train_dataloader()]
+    assert tokens == [batch.tokens_BS.tolist() for batch in as_rank(same, 0, 1, epoch=3).train_dataloader()]
+
+
+@pytest.mark.parametrize("learns_from", ["prefixes", "windows"])
+@pytest.mark.parametrize("steps", [1, 3, 7, 100])
+def test_with_steps_per_epoch_the_epochs_are_one_stream_of_whole_passes(steps: int, learns_from: str) -> None:
+    data = synthetic(20, learns_from, batch_size=16, steps_per_epoch=steps)
+    passes, per_pass = 3, data.batches_per_pass()
+    stream: list[np.ndarray] = []
+    for epoch in range(-(-passes * per_pass // steps)):
+        batches = data.epoch_batches(epoch)
+        assert len(batches) == steps
+        stream += batches
+    for number in range(passes):
+        one_pass = as_lists(stream[number * per_pass : (number + 1) * per_pass])
+        assert sorted(chain.from_iterable(one_pass)) == list(range(len(data._train_lengths)))
+
+
+@pytest.mark.parametrize("learns_from", ["prefixes", "windows"])
+@pytest.mark.parametrize("steps", [0, 5])
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_processes_share_the_batches_of_one_with_the_whole_batch_size(
+    processes: int, steps: int, learns_from: str
+) -> None:
+    alone = synthetic(20, learns_from, batch_size=16 * processes, steps_per_epoch=steps)
+    data = synthetic(20, learns_from, batch_size=16, steps_per_epoch=steps)
+    loaders = [as_rank(data, rank, processes).train_dataloader().batches for rank in range(processes)]
+    whole = [rows for rows in as_lists(alone.epoch_batches(0)) if len(rows) >= processes or steps]
+    assert [len(loader) for loader in loaders] == [len(whole)] * processes
+    if steps:  # with fewer rows than processes a batch is left out, so that later ones move up
+        whole = as_lists(data.epoch_batches(0, processes))
+    for together, *parts in zip(whole, *loaders, strict=True):
+        assert all(len(part) for part in parts)
+        assert sorted(chain.from_iterable(as_lists(parts))) == sorted(together)
+
+
+def test_fewer_training_samples_than_processes_are_refused() -> None:
+    data = synthetic(num_users=20)
+    with pytest.raises(UserError, match="training samples cannot feed 1000000 processes; use fewer"):
+        data.epoch_batches(0, processes=10**6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.integers(1, 20), min_size=1, max_size=40),
+    st.integers(1, 9),
+    st.integers(1, 5),
+)
+def test_evaluation_gives_every_user_to_one_rank_and_every_rank_equally_many_batches(
+    lengths: list[int], batch_size: int, world_size: int
+) -> None:
+    if len(lengths) < world_size:
+        with pytest.raises(UserError, match=f"{len(lengths)} examples cannot be evaluated by {world_size} processes"):
+            evaluation_batches(np.array(lengths), batch_size, 0, world_size)
+        return
+    ranks = [as_lists(evaluation_batches(np.array(lengths), batch_size, r, world_size)) for r in range(world_size)]
+    assert sorted(row for batches in ranks for batch in batches for row in batch) == list(range(len(lengths)))
+    assert len({len(batches) for batches in ranks}) == 1
+    assert all(batch for batches in ranks for batch in batches)  # an empty batch cannot be collated
+    if batch_size > 1:
+        assert all(len(batch) <= batch_size for batches in ranks for batch in batches)
+
+
+@pytest.mark.parametrize("num_users", [59, 60])
+def test_two_ranks_evaluate_what_one_does(num_users: int) -> None:
+    data = synthetic(num_users=num_users, eval_batch_size=8, max_items=1000)
+    alone = questions(as_rank(data, 0, 1).test_dataloader())
+    halves = [questions(as_rank(data, rank, 2).test_dataloader()) for rank in range(2)]
+    assert sorted(halves[0] + halves[1]) == sorted(alone)
+    assert sorted(user for user, _ in alone) == list(range(num_users))
+
+
+def test_validation_may_be_on_a_fixed_random_subset_and_the_test_is_always_on_all() -> None:
+    catalog = SyntheticConfig(num_users=60).build()
+
+    def users(batches: BatchLoader) -> list[int]:
+        return sorted(user for batch in batches for user in batch.user_B.tolist())
+
+    data = data_of(catalog, 200, eval_users=25)
+    chosen = users(data.val_dataloader())
+    assert len(set(chosen)) == 25 and chosen != list(range(25))
+    assert users(data_of(catalog, 200, eval_users=25).val_dataloader()) == chosen
+    assert users(data_of(catalog, 200, eval_users=25, seed=1).val_dataloader()) == chosen
+    assert users(data_of(catalog, 200, eval_users=1000).val_dataloader()) == list(range(60))
+    assert users(data.test_dataloader()) == list(range(60))
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_an_interrupted_epoch_of_windows_starts_again_with_the_same_batches(epoch: int) -> None:
+    first, again = (synthetic(learns_from="windows", batch_size=50, max_items=4) for _ in range(2))
+    list(as_rank(first, 0, 1, epoch=0).train_dataloader())  # the unbroken run has seen an epoch more
+    pairs = zip(*(as_rank(data, 0, 1, epoch).train_dataloader() for data in (first, again)), strict=True)
+    assert all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
