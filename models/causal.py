@@ -32,6 +32,8 @@ class Reading(NamedTuple):
     stack: CausalState
     user_BD: Tensor | None = None
     """The trunk's state behind the history, in the item form."""
+    history_BT: Tensor | None = None
+    """The items of the history (-1 behind), for a model that asks what was there already."""
 
 
 class Causal(nn.Module):

@@ -218,6 +218,8 @@ class SidlightConfig(CausalConfig):
     """Of the cosines of that loss."""
     judge: float = 4.0
     """Weight of whole items beside the log-likelihood of the codes in the order of what was written; 0: codes alone."""
+    repeats: bool = True
+    """Learn how much likelier, or less likely, an item is for being in the history already."""
 
     @property
     def reads_content(self) -> bool:
@@ -240,6 +242,7 @@ class SidlightConfig(CausalConfig):
             "item_loss": self.item_loss,
             "temperature": self.temperature,
             "judge": self.judge,
+            "repeats": self.repeats,
         }
         return Sidlight(**self.parts(codebook_sizes, max_items), **own)
 

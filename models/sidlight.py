@@ -2,11 +2,13 @@
 
 An item of the history is the sum of three: its code embeddings, as in `models.causal`; a projection of its content
 vector, which the codes keep only roughly; and an embedding of its own, for who chose what. The same vectors answer a
-softmax over all items from the trunk's states, an additional loss. What is written is semantic IDs, as everywhere; the
-items that were written are then put in order by both (`rerank`).
+softmax over all items from the trunk's states, an additional loss. There, what is in the history already has a logit of
+its own to add, one number for all items and users: whether things come again is a habit of the data, which states of
+items that are told from each other by likeness cannot know. What is written is semantic IDs, as everywhere; the items
+that were written are then put in order by both (`rerank`).
 
-Legend: B users or windows, S tokens, T items of a history, X targets, N items, L levels, K beams, D width, E width of
-content.
+Legend: B users or windows, S tokens, T items of a history, X targets, P pairs of a target and an item of its history, N
+items, L levels, K beams, D width, E width of content.
 """
 
 import math
@@ -35,6 +37,7 @@ class Sidlight(ItemCausal):
         item_loss: weight of the loss over whole items, in training alone.
         temperature: of its softmax over cosines.
         judge: weight of these cosines, over the temperature, beside the log-likelihood of the codes in the final order.
+        repeats: learn what items of the history have more or less than others; else it is nothing.
     """
 
     def __init__(
@@ -50,11 +53,14 @@ class Sidlight(ItemCausal):
         item_loss: float,
         temperature: float,
         judge: float,
+        repeats: bool,
     ) -> None:
         super().__init__(trunk, depth, tokens, max_items, tied, item_dropout, smoothing)
         self.item_loss, self.temperature, self.judge = item_loss, temperature, judge
         self.trie = Trie.from_codes(content.codes_NL)
         self.vectors_NE = centred(content.vectors_ND)
+        self.again = nn.Parameter(torch.zeros(1), requires_grad=repeats)
+        """The cosine that an item of the history has more."""
         self.items = nn.Parameter(torch.empty(len(content.codes_NL), trunk.width).normal_(std=INIT_STD))
         self.content = nn.Linear(self.vectors_NE.shape[1], trunk.width, bias=False)
         nn.init.normal_(self.content.weight, std=1 / math.sqrt(self.vectors_NE.shape[1]))
@@ -64,9 +70,12 @@ class Sidlight(ItemCausal):
         self.vectors_NE, self.trie = fn(self.vectors_NE), self.trie.each(fn)
         return super()._apply(fn, recurse)
 
+    def numbers(self, items_BTL: Tensor) -> Tensor:
+        """(B, T) item numbers of tokens; -1 for PAD."""
+        return self.trie.find(self.tokens.decode(items_BTL)).masked_fill(items_BTL[..., 0] == PAD, -1)
+
     def item_inputs(self, items_BTL: Tensor) -> Tensor:
-        there_BT = items_BTL[..., 0] != PAD
-        item_BT = self.trie.find(self.tokens.decode(items_BTL)).masked_fill(~there_BT, -1)
+        item_BT = self.numbers(items_BTL)
         own_BTD = looked_up(self.items, item_BT) + self.content(looked_up(self.vectors_NE, item_BT))
         return super().item_inputs(items_BTL) + own_BTD
 
@@ -79,22 +88,34 @@ class Sidlight(ItemCausal):
         loss = self.mean_loss(self.code_logits(self.depth_states(states_XD, items_BTL[target_BT])), codes_XL)
         if not (self.training and self.item_loss):
             return loss
-        return loss + self.item_loss * F.cross_entropy(self.item_logits(states_XD), self.trie.find(codes_XL))
+        item_BT, (row_X, place_X) = self.numbers(items_BTL), target_BT.nonzero(as_tuple=True)
+        before_XT = torch.arange(item_BT.shape[1], device=item_BT.device) < place_X[:, None]
+        logits_XN = self.item_logits(states_XD, item_BT[row_X].masked_fill(~before_XT, -1))
+        return loss + self.item_loss * F.cross_entropy(logits_XN, item_BT[target_BT])
 
-    def item_logits(self, states_XD: Tensor) -> Tensor:
-        """(X, N) cosines of states and items over the temperature."""
+    def item_logits(self, states_XD: Tensor, history_XT: Tensor) -> Tensor:
+        """(X, N) cosines of states and items, more by `again` for items of the history (-1: none), over the
+        temperature."""
         items_ND = F.normalize(self.items + self.content(self.vectors_NE), dim=1)
         asked_XD = F.normalize(states_XD, dim=1).to(items_ND.dtype) / self.temperature
-        return (asked_XD @ items_ND.T).float()
+        logits_XN = (asked_XD @ items_ND.T).float()
+        pairs_P = (history_XT >= 0).nonzero(as_tuple=True)
+        had_P = pairs_P[0], history_XT[pairs_P]
+        return logits_XN.index_put_(had_P, logits_XN[had_P] + self.again.float() / self.temperature)
+
+    def begin(self, tokens_BS: Tensor) -> Reading:
+        items_BTL = self.split(tokens_BS, targets=0)[1]
+        return super().begin(tokens_BS)._replace(history_BT=self.numbers(items_BTL))
 
     def rerank(self, state: Reading, lists: Recommendations) -> Tensor:
         """(B, K) scores that decide the order of the items that were written: the log-likelihood of their codes, and
         `judge` times their logits among whole items. What normalises those is the same for all items of a user."""
-        assert state.user_BD is not None
+        assert state.user_BD is not None and state.history_BT is not None
         item_BK = lists.items_BK.clamp_min(0)
         items_BKD = F.embedding(item_BK, self.items) + self.content(F.embedding(item_BK, self.vectors_NE))
         cosine_BK = torch.einsum("bkd,bd->bk", *(F.normalize(x.float(), dim=-1) for x in (items_BKD, state.user_BD)))
-        return lists.scores_BK + self.judge / self.temperature * cosine_BK
+        had_BK = (lists.items_BK[:, :, None] == state.history_BT[:, None]).any(2)
+        return lists.scores_BK + self.judge / self.temperature * (cosine_BK + had_BK * self.again)
 
 
 def centred(vectors_ND: np.ndarray) -> Tensor:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from datamodules.batch import token_sequence
 from models.configs import CausalConfig, Content, SidlightConfig
@@ -33,6 +33,7 @@ def tiny(item_loss: float = 0.5) -> Sidlight:
     config = SidlightConfig(**SIZES, item_loss=item_loss)  # type: ignore[arg-type]
     model = config.build(table().codebook_sizes, MAX_ITEMS, content())
     assert isinstance(model, Sidlight)
+    nn.init.constant_(model.again, -0.2)
     return model
 
 
@@ -76,6 +77,7 @@ def test_inputs_are_codes_content_and_the_item_itself() -> None:
 
 def test_the_item_loss_is_a_softmax_over_cosines_after_every_prefix() -> None:
     model, items_BT = tiny(item_loss=0.3), histories(5, 3)
+    items_BT[0, 2] = items_BT[0, 3] = items_BT[0, 0]  # what is in a history twice counts once
     for part in (model.trunk, model.depth):
         part.eval()  # dropout aside, what is left of training is the item loss
     given = windows(model, items_BT)
@@ -87,7 +89,8 @@ def test_the_item_loss_is_a_softmax_over_cosines_after_every_prefix() -> None:
         for place in range(1, length):
             before = model.split(tokens(model, items_BT[row : row + 1, :place]), targets=0)
             state_D = F.normalize(model.user_states(*before)[0, -1], dim=0)
-            losses.append(-(answers_ND @ state_D / 0.07).log_softmax(0)[items_BT[row, place]])
+            had_N = torch.isin(torch.arange(ITEMS), items_BT[row, :place])
+            losses.append(-((answers_ND @ state_D - 0.2 * had_N) / 0.07).log_softmax(0)[items_BT[row, place]])
     model.train()
     for part in (model.trunk, model.depth):
         part.eval()
@@ -121,13 +124,13 @@ def test_the_order_of_the_list_is_by_codes_and_whole_items() -> None:
     model, items_BT = tiny().eval(), histories(7, 2, 5)
     with torch.no_grad():
         state = model.begin(tokens(model, items_BT))
-        written, lists = (search(model, state, table().trie, 6) for search in (beam_search, recommended))
-        whole_BN = model.item_logits(
-            model.user_states(*model.split(tokens(model, items_BT), targets=0))[[0, 1, 2], [7, 2, 5]]
-        )
+        written, lists = (search(model, state, table().trie, 20) for search in (beam_search, recommended))
+        states_BD = model.user_states(*model.split(tokens(model, items_BT), targets=0))[[0, 1, 2], [7, 2, 5]]
+        whole_BN = model.item_logits(states_BD, items_BT)
     assert lists.codes_BKL is not None
     for row in range(3):
         items, logp = written.items_BK[row].tolist(), written.scores_BK[row].tolist()
+        assert set(items) & set(items_BT[row].tolist()), "nothing of the history was written"
         scores = {
             item: score + model.judge * float(whole_BN[row, item]) for item, score in zip(items, logp, strict=True)
         }
@@ -172,3 +175,27 @@ def test_mistakes() -> None:
     for change in ({"form": "flat"}, {"item_loss": -1.0}, {"temperature": 0.0}):
         with pytest.raises(UserError, match=f"model.{next(iter(change))}"):
             SidlightConfig(**change).check()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_it_learns_whether_items_come_again(again: bool) -> None:
+    model = tiny().train()
+    nn.init.zeros_(model.again)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    generator = torch.Generator().manual_seed(2)
+    items_BT = torch.stack([torch.randperm(ITEMS, generator=generator)[:6] for _ in range(40)])
+    if again:
+        items_BT[:, 3:] = items_BT[:, :3].flip(1)
+    given = windows(model, items_BT)
+    for _ in range(20):
+        optimizer.zero_grad()
+        model.window_loss(*given).backward()
+        optimizer.step()
+    assert model.again.item() > 0.02 if again else model.again.item() < -0.02
+
+
+def test_repeats_can_be_left_alone() -> None:
+    config = SidlightConfig(**SIZES, repeats=False)  # type: ignore[arg-type]
+    model = config.build(table().codebook_sizes, MAX_ITEMS, content()).train()
+    model.window_loss(*windows(model, histories(5, 3))).backward()
+    assert model.again.item() == 0 and model.again.grad is None
