@@ -88,9 +88,10 @@ smoke: $(STAMP)  ## the whole pipeline of each model on a small synthetic catalo
 	  $(PYTHON) -c 'import json, sys; r = json.load(open(sys.argv[1])); \
 	    sys.exit(r["metrics"]["recall@10"] < 3 * r["popularity"]["recall@10"])' "$$folder"/runs/$$name/*/test.json; } || exit 1; done
 
-bench: $(STAMP)  ## speed beside the peers, then that of the classic models beside RecBole: [ARGS="..."] of the first
+bench: $(STAMP)  ## speed beside the peers, of the classic models beside RecBole, with 12 k to 35 M items: [ARGS="..."] of the first
 	$(PYTHON) -m benchmarks.run $(ARGS)
 	$(PYTHON) -m benchmarks.classic
+	$(PYTHON) -m benchmarks.growth
 
 lock: $(STAMP)  ## renew constraints.txt: the newest versions within pyproject.toml's ranges
 	$(UV) pip compile --quiet --upgrade --python-version 3.11 --no-header --no-annotate --no-emit-find-links \
