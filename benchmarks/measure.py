@@ -12,6 +12,7 @@ from statistics import median
 from typing import NamedTuple
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 TUNED = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
@@ -53,6 +54,13 @@ def timed(job: Callable[[], int]) -> Work:
     start = time.process_time()
     amount = job()
     return Work(amount, time.process_time() - start)
+
+
+def operations(job: Callable[[], Work]) -> float:
+    """Floating-point operations of the matrix products for one sample or user; 0 for a job of another process."""
+    with FlopCounterMode(display=False) as counter:
+        amount = job().amount
+    return float(counter.get_total_flops() / amount)
 
 
 def interleave(

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Work, interleave, machine, ratio, timed, tune_process
+from benchmarks.measure import Work, interleave, machine, operations, ratio, timed, tune_process
 from benchmarks.peers import CORNAC, Peer, install_cornac
 
 RESULTS = Path(__file__).parent / "results"
@@ -237,27 +237,33 @@ class Bench:
 
     def compare(self, what: str, contenders: dict[str, Callable[[], Work]]) -> None:
         """Runs the contenders in interleaved rounds and prints the table."""
-        with self.console.status("") as status:
+        with self.console.status("counting operations") as status:
+            work = {name: operations(job) for name, job in contenders.items()}
             rates = interleave(contenders, self.options.rounds, status.update)
-        self.table(what, rates)
+        self.table(what, rates, work)
 
-    def table(self, what: str, rates: dict[str, list[float]]) -> None:
-        """Medians and spread of the rates; ratios of ours to the peers in the same round."""
+    def table(self, what: str, rates: dict[str, list[float]], work: dict[str, float]) -> None:
+        """Medians and spread of the rates; ratios of ours to the peers in the same round; the operations of the matrix
+        products for one target or user, and how many that makes a CPU-second: beside those of the GEMM, the room
+        that is left."""
         from statistics import median
 
         from rich.table import Table
 
         peers = [name for name in rates if name.endswith(("fp32", "fp32, sorted")) and name.startswith(PEERS)]
-        headings = ("contender", "median", "least", "greatest", *(f"x {peer}" for peer in peers))
+        headings = ("contender", "median", "least", "greatest", "MFLOP each", "GFLOP", *(f"x {peer}" for peer in peers))
         table = Table(*headings, title=f"{what} per CPU-second, {self.options.rounds} rounds")
         for name, values in rates.items():
             cells = [f"{number:.1f}" for number in (median(values), min(values), max(values))]
+            each = work.get(name, 0)
+            cells += [f"{each / 1e6:,.0f}", f"{each * median(values) / 1e9:.1f}"] if each else ["", ""]
             for peer in peers if not name.startswith((*PEERS, "GEMM")) else ():
                 found = ratio(values, rates[peer])
                 cells.append(f"{found.median:.1f} ({found.low:.1f}-{found.high:.1f})")
             table.add_row(f"{name}, GFLOP" if name == "GEMM" else name, *cells)
         self.console.print(table)
         self.report[what] = rates
+        self.report[f"{what}, operations"] = work
 
     def save(self) -> None:
         RESULTS.mkdir(exist_ok=True)
