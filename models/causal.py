@@ -32,8 +32,8 @@ class Reading(NamedTuple):
     stack: CausalState
     user_BD: Tensor | None = None
     """The trunk's state behind the history, in the item form."""
-    history_BT: Tensor | None = None
-    """The items of the history (-1 behind), for a model that asks what was there already."""
+    items_BTL: Tensor | None = None
+    """The tokens of the history, in the item form."""
 
 
 class Causal(nn.Module):
@@ -271,7 +271,7 @@ class ItemCausal(Causal):
         rows_B = torch.arange(len(tokens_BS), device=tokens_BS.device)
         user_B1D = states_BSD[rows_B, length_B - 1][:, None]
         first_B1D, stack = self.depth.step(user_B1D + self.level[0], None, self.depth.empty())
-        return Reading(first_B1D, length_B, stack, user_B1D[:, 0])
+        return Reading(first_B1D, length_B, stack, user_B1D[:, 0], items_BTL)
 
     def step(self, tokens_BK: Tensor, level: int, parents_BK: Tensor, state: Reading) -> tuple[Tensor, CausalState]:
         return self.depth.step(F.embedding(tokens_BK, self.written) + self.level[level], parents_BK, state.stack)

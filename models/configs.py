@@ -1,9 +1,10 @@
 """Sizes of the models. Light: a model's module (and torch) is imported when it is built, so a mistake in an override
 answers at once."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from sid.configs import IF_SET
 from sid.errors import require
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ class SidlightConfig(CausalConfig):
     """Of the cosines of that loss."""
     judge: float = 4.0
     """Weight of whole items beside the log-likelihood of the codes in the order of what was written; 0: codes alone."""
-    repeats: bool = True
+    repeats: bool = field(default=False, metadata=IF_SET)
     """Learn how much likelier, or less likely, an item is for being in the history already."""
 
     @property

@@ -37,7 +37,7 @@ class Sidlight(ItemCausal):
         item_loss: weight of the loss over whole items, in training alone.
         temperature: of its softmax over cosines.
         judge: weight of these cosines, over the temperature, beside the log-likelihood of the codes in the final order.
-        repeats: learn what items of the history have more or less than others; else it is nothing.
+        repeats: learn, from the loss over whole items, what those of the history have more or less than others.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Sidlight(ItemCausal):
         self.item_loss, self.temperature, self.judge = item_loss, temperature, judge
         self.trie = Trie.from_codes(content.codes_NL)
         self.vectors_NE = centred(content.vectors_ND)
-        self.again = nn.Parameter(torch.zeros(1), requires_grad=repeats)
+        self.again = nn.Parameter(torch.zeros(1)) if repeats and item_loss else None
         """The cosine that an item of the history has more."""
         self.items = nn.Parameter(torch.empty(len(content.codes_NL), trunk.width).normal_(std=INIT_STD))
         self.content = nn.Linear(self.vectors_NE.shape[1], trunk.width, bias=False)
@@ -99,23 +99,25 @@ class Sidlight(ItemCausal):
         items_ND = F.normalize(self.items + self.content(self.vectors_NE), dim=1)
         asked_XD = F.normalize(states_XD, dim=1).to(items_ND.dtype) / self.temperature
         logits_XN = (asked_XD @ items_ND.T).float()
-        pairs_P = (history_XT >= 0).nonzero(as_tuple=True)
-        had_P = pairs_P[0], history_XT[pairs_P]
-        return logits_XN.index_put_(had_P, logits_XN[had_P] + self.again.float() / self.temperature)
-
-    def begin(self, tokens_BS: Tensor) -> Reading:
-        items_BTL = self.split(tokens_BS, targets=0)[1]
-        return super().begin(tokens_BS)._replace(history_BT=self.numbers(items_BTL))
+        if self.again is None:
+            return logits_XN
+        sorted_XT = history_XT.sort(1).values
+        first_XT = (sorted_XT >= 0) & (sorted_XT != F.pad(sorted_XT[:, :-1], (1, 0), value=-1))
+        row_P, place_P = first_XT.nonzero(as_tuple=True)
+        more_P = (self.again.float() / self.temperature).expand(len(row_P))
+        return logits_XN.index_put_((row_P, sorted_XT[row_P, place_P]), more_P, accumulate=True)
 
     def rerank(self, state: Reading, lists: Recommendations) -> Tensor:
         """(B, K) scores that decide the order of the items that were written: the log-likelihood of their codes, and
         `judge` times their logits among whole items. What normalises those is the same for all items of a user."""
-        assert state.user_BD is not None and state.history_BT is not None
+        assert state.user_BD is not None and state.items_BTL is not None
         item_BK = lists.items_BK.clamp_min(0)
         items_BKD = F.embedding(item_BK, self.items) + self.content(F.embedding(item_BK, self.vectors_NE))
         cosine_BK = torch.einsum("bkd,bd->bk", *(F.normalize(x.float(), dim=-1) for x in (items_BKD, state.user_BD)))
-        had_BK = (lists.items_BK[:, :, None] == state.history_BT[:, None]).any(2)
-        return lists.scores_BK + self.judge / self.temperature * (cosine_BK + had_BK * self.again)
+        if self.again is not None:
+            had_BK = (item_BK[:, :, None] == self.numbers(state.items_BTL)[:, None]).any(2)
+            cosine_BK = cosine_BK + had_BK * self.again.float()
+        return lists.scores_BK + self.judge / self.temperature * cosine_BK
 
 
 def centred(vectors_ND: np.ndarray) -> Tensor:

@@ -64,7 +64,8 @@ def scorer(bundle: Bundle) -> tuple[nn.Module, tuple[Tensor, ...]]:
 
 
 def save_scorer(bundle: Bundle, folder: Path) -> None:
-    """Writes scorer.pt2, for any number of rows and any length of history that the model takes."""
+    """Writes scorer.pt2, for any number of rows and any length of history that the model takes, from two items on: a
+    single item needs padding behind it."""
     module, inputs = scorer(bundle)
     rows = torch.export.Dim.AUTO
     shapes = tuple(dict.fromkeys(range(one.ndim), rows) for one in inputs)

@@ -28,12 +28,13 @@ def content() -> Content:
     return Content(table().codes_NL, np.random.default_rng(0).normal(size=(ITEMS, 6)).astype(np.float32))
 
 
-def tiny(item_loss: float = 0.5) -> Sidlight:
+def tiny(item_loss: float = 0.5, repeats: bool = True) -> Sidlight:
     torch.manual_seed(0)
-    config = SidlightConfig(**SIZES, item_loss=item_loss)  # type: ignore[arg-type]
+    config = SidlightConfig(**SIZES, item_loss=item_loss, repeats=repeats)  # type: ignore[arg-type]
     model = config.build(table().codebook_sizes, MAX_ITEMS, content())
     assert isinstance(model, Sidlight)
-    nn.init.constant_(model.again, -0.2)
+    if model.again is not None:
+        nn.init.constant_(model.again, -0.2)
     return model
 
 
@@ -180,6 +181,7 @@ def test_mistakes() -> None:
 @pytest.mark.parametrize("again", [False, True])
 def test_it_learns_whether_items_come_again(again: bool) -> None:
     model = tiny().train()
+    assert model.again is not None
     nn.init.zeros_(model.again)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(2)
@@ -194,8 +196,21 @@ def test_it_learns_whether_items_come_again(again: bool) -> None:
     assert model.again.item() > 0.02 if again else model.again.item() < -0.02
 
 
-def test_repeats_can_be_left_alone() -> None:
-    config = SidlightConfig(**SIZES, repeats=False)  # type: ignore[arg-type]
-    model = config.build(table().codebook_sizes, MAX_ITEMS, content()).train()
+def test_an_item_that_came_three_times_has_the_gradient_of_one() -> None:
+    model, states_XD = tiny(), torch.randn(3, SIZES["width"])
+    once_XT, often_XT = torch.tensor([[3, 5, -1, -1]] * 3), torch.tensor([[3, 5, 3, 3], [5, 3, 5, -1], [5, 5, 5, 3]])
+    gradients = []
+    for history_XT in (once_XT, often_XT):
+        model.zero_grad()
+        F.cross_entropy(model.item_logits(states_XD, history_XT), torch.tensor([3, 5, 7])).backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() >= {"again", "items"}
+    assert all(torch.allclose(gradients[0][name], gradients[1][name], atol=1e-6) for name in gradients[0])
+
+
+@pytest.mark.parametrize(("item_loss", "repeats"), [(0.0, True), (0.5, False)])
+def test_what_is_not_learnt_is_no_parameter(item_loss: float, repeats: bool) -> None:
+    model = tiny(item_loss, repeats).train()
     model.window_loss(*windows(model, histories(5, 3))).backward()
-    assert model.again.item() == 0 and model.again.grad is None
+    assert model.again is None and "again" not in model.state_dict()
+    assert all(parameter.grad is not None for parameter in model.parameters()), "DDP waits for every gradient"

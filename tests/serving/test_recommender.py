@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor
 
@@ -174,15 +175,19 @@ def test_the_exported_program_scores_as_the_model(name: str, bundles: dict[str, 
     program = torch.export.load(bundles[name] / SCORER).module()
     bundle = Bundle.load(bundles[name])
     module, _ = scorer(bundle)
-    for rows, length in ((1, 2), (4, 9), (2, 20)):
+
+    def inputs(history_BT: Tensor) -> tuple[Tensor, ...]:
+        user_B = torch.zeros(len(history_BT), dtype=torch.long)
+        if bundle.table is None:
+            return history_BT, user_B
+        tokens = token_sequence(history_BT, user_B, bundle.table.codes_NL, bundle.model.tokens)  # type: ignore
+        return tokens, bundle.table.codes_NL[: len(history_BT)]
+
+    for rows, length in ((1, 1), (1, 2), (4, 9), (2, 20)):
         history_BT = torch.randint(bundle.items.num_rows, (rows, length))
-        user_B = torch.zeros(rows, dtype=torch.long)
-        given: tuple[Tensor, ...] = (history_BT, user_B)
-        if bundle.table is not None:
-            tokens = token_sequence(history_BT, user_B, bundle.table.codes_NL, bundle.model.tokens)  # type: ignore
-            given = (tokens, bundle.table.codes_NL[:rows])
+        padded_BT = F.pad(history_BT, (0, max(0, 2 - length)), value=-1)
         with torch.no_grad():
-            assert torch.allclose(program(*given), module(*given), atol=1e-4)
+            assert torch.allclose(program(*inputs(padded_BT)), module(*inputs(history_BT)), atol=1e-4)
 
 
 def test_scores_of_the_program_are_those_of_the_beams(bundles: dict[str, Path]) -> None:
