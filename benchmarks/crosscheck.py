@@ -2,9 +2,12 @@
 
     python -m benchmarks.crosscheck [--epochs 12] [--items 20] [--seeds 1 2]
 
-Amazon Beauty from DATA_DIR. Equal: events, split, items of history, widths, layers, heads, dropout, softmax over all
-items, steps, AdamW, its rate at every step, clipping, bf16, the last weights, full ranking with the history left in.
-Different: what the docstring of `peer_recbole` names. Ours are ordinary runs under runs/, reused when finished.
+Amazon Beauty from DATA_DIR. Equal: events, split, widths, layers, heads, dropout, softmax over all items, steps, AdamW
+with its rate at every step, clipping, training under bf16, the last weights, full ranking with the history left in.
+Different: the models as the docstring of `peer_recbole` has it, and its samples, which are prefixes of `--items` items;
+ours are windows, where targets of longer users may see half as many (a tenth of all targets at 20 items). The recipe is
+the one that was chosen for ours. We test under bf16, RecBole in fp32. Ours are ordinary runs under runs/, reused when
+finished.
 """
 
 import argparse
@@ -41,7 +44,12 @@ def learn(peer: Peer, name: str, pipeline: Pipeline) -> dict[str, float]:
     """RecBole's model of this name, trained with the run's recipe, seed and sizes."""
     config = pipeline.config
     asked = {**sizes(config), "seed": config.seed}
-    steps = int(peer.ask("build", model=name, sizes=asked)["batches"]) * config.train.max_epochs
+    batches, ours = int(peer.ask("build", model=name, sizes=asked)["batches"]), pipeline.retriever()[1]
+    if batches != ours.batches_per_pass():
+        raise SystemExit(
+            f"RecBole has {batches} batches a pass, ours {ours.batches_per_pass()}: other numbers of steps"
+        )
+    steps = batches * config.train.max_epochs
     factor, recipe = cosine(config.optimizer.warmup_steps, steps), config.optimizer
     rates = [recipe.learning_rate * factor(step) for step in range(steps)]
     arguments = {"epochs": config.train.max_epochs, "weight_decay": recipe.weight_decay, "clip": config.train.clip}
@@ -73,19 +81,22 @@ def main() -> None:
     asked = [f"train.max_epochs={options.epochs}", f"train.validate_every={options.epochs}"]
     asked += [f"sequences.max_items={options.items}", f"output_dir={options.output_dir}"]
     console, found, peer = Console(width=120), Found(), None
+    runs: list[str] = []
     for seed in options.seeds:
         for name, experiment in MODELS.items():
             ours = run([experiment, *asked, f"seed={seed}"])
             if peer is None:
                 learnt, steps = len(ours.split.train.target_E), ours.retriever()[1].batches_per_pass()
                 problem = partial(save, catalog=ours.catalog, split=ours.split, max_items=options.items)
-                problem = partial(problem, targets=round(learnt / steps))
+                problem = partial(problem, targets=-(-learnt // steps))
                 peer = Peer(options.peer_python, install_recbole, "peer_recbole.py", problem)
             theirs = learn(peer, name, ours)
             for contender, metrics in (("ours", tested(ours)), ("RecBole", theirs)):
                 for metric in METRICS:
                     found.setdefault(name, {}).setdefault(f"{contender} {metric}", []).append(metrics[metric])
+            runs.append(str(ours.train.folder))
             report = {"epochs": options.epochs, "items": options.items, "seeds": options.seeds, "found": found}
+            report |= {"runs": runs, "clip": ours.config.train.clip}
             path.write_text(json.dumps({**report, "recipe": asdict(ours.config.optimizer)}, indent=1) + "\n")
             console.print(table(found), f"{theirs['seconds']:,.0f} CPU-seconds of RecBole; saved {path}")
 

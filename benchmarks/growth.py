@@ -2,9 +2,10 @@
 
     python -m benchmarks.growth [--items 12000 1000000 35000000] [--rounds 3]
 
-Made-up catalogues of different random codes in 4 codebooks of 256, the same for all, so that nothing but the trie
-differs: TIGER at the paper's size and the causal retriever at its default, random weights, 20 items of history, 50
-beams masked after the softmax, fp32, one thread, CPU time. Catalogues take turns in a round; ratios are taken there.
+Made-up catalogues of different random codes in 4 codebooks of 256, the same for all, so that nothing but the trie and
+which items the histories hold differs: TIGER at the paper's size and the causal retriever at its default, random
+weights, 20 items of history, 50 beams masked after the softmax, fp32, one thread, CPU time. Catalogues take turns in a
+round; ratios are taken there.
 
 Legend: B users, T items of a history, N items, X items of histories, L levels, S tokens.
 """
@@ -30,11 +31,12 @@ LEVELS, SIZE, HISTORY, USERS, BEAMS = 4, 256, 20, 64, 50
 
 
 def different_codes(num_items: int) -> Tensor:
-    """(N, L) int16, no two alike, in random order."""
+    """(N, L) int16, no two alike, in random order. Raises ValueError for more than can be drawn so."""
     generator = np.random.default_rng(0)
     drawn = np.unique(generator.integers(0, SIZE**LEVELS, int(num_items * 1.02) + 100))
     codes_N = torch.from_numpy(generator.permutation(drawn)[:num_items])
-    assert len(codes_N) == num_items
+    if len(codes_N) < num_items:
+        raise ValueError(f"{num_items:,} items: no more than {len(codes_N):,} different codes were drawn")
     return torch.stack([(codes_N // SIZE**level % SIZE).short() for level in range(LEVELS)], dim=1)
 
 
@@ -45,7 +47,7 @@ def size(trie: Trie) -> int:
 
 @torch.inference_mode()
 def decode(model: torch.nn.Module, tokens_BS: Tensor, trie: Trie) -> Work:
-    """The lists of all users."""
+    """A beam search for all users, timed."""
     return timed(lambda: len(beam_search(model, model.begin(tokens_BS), trie, BEAMS).items_BK))  # type: ignore[operator, arg-type]
 
 

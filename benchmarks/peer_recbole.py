@@ -3,12 +3,13 @@
 A worker: one JSON job per line on stdin, one JSON answer per line on stdout, so that its rounds can be interleaved with
 ours. Data set, data loaders, training loop, models, full ranking and evaluator are RecBole's own.
 
-Equal to ours: events and their order, leave-one-out split, 50 items of history, widths, layers, heads, dropout, softmax
+Equal to ours: events and their order, leave-one-out split, items of history, widths, layers, heads, dropout, softmax
 over all items, targets a batch, learning rate; items of the history stay in the ranking, as RecBole has it for
-sequential models. Not equal, and not an option there: every prefix is a sample of its own, padded to 50 items,
-without windows or buckets; Adam that is not fused; a post-norm transformer with LayerNorm, biases and GELU. Its
-autocast is for training alone. RecBole turns autograd's anomaly mode on for every sequential model (its module of SINE
-does so when imported), which takes a third of a training step: off here, but where a job asks for it.
+sequential models. Not equal, and not an option there: every prefix is a sample of its own, padded to the longest
+history, without windows or buckets; Adam that is not fused (but for `learn`); a post-norm transformer with LayerNorm,
+biases and GELU. Its autocast is for training alone. RecBole turns autograd's anomaly mode on for every sequential model
+(its module of SINE does so when imported), which takes a third of a training step: off here, but where a job asks for
+it.
 
 Legend: U users, M events, E test users.
 """
@@ -96,6 +97,7 @@ class Worker:
         """A fresh model and its trainer; the parameters, and the batches of a pass."""
         config = Config(model, NAME, config_dict=self.settings | sizes)
         init_seed(config["seed"], True)
+        self.train_data.generator.manual_seed(config["seed"])
         network = get_model(model)(config, self.train_data.dataset)
         self.trainers[model] = Trainer(config, network)
         parameters = sum(parameter.numel() for parameter in network.parameters())
