@@ -94,7 +94,7 @@ def main() -> None:
             for contender, metrics in (("ours", tested(ours)), ("RecBole", theirs)):
                 for metric in METRICS:
                     found.setdefault(name, {}).setdefault(f"{contender} {metric}", []).append(metrics[metric])
-            runs.append(str(ours.train.folder))
+            runs.append(f"{ours.config.name}/{ours.train.folder.name}")
             report = {"epochs": options.epochs, "items": options.items, "seeds": options.seeds, "found": found}
             report |= {"runs": runs, "clip": ours.config.train.clip}
             path.write_text(json.dumps({**report, "recipe": asdict(ours.config.optimizer)}, indent=1) + "\n")
