@@ -1,4 +1,4 @@
-"""`make bench-classic`: our SASRec and GRU4Rec beside RecBole's, in one run on one thread.
+"""The second table of `make bench`: our SASRec and GRU4Rec beside RecBole's, in one run on one thread.
 
     python -m benchmarks.classic [--rounds 3]
 
