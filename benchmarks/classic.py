@@ -29,8 +29,8 @@ from benchmarks.measure import Work, interleave, machine, ratio, timed, tune_pro
 from benchmarks.ours import optimizer, precision, step
 from benchmarks.peers import RECBOLE, Peer, install_recbole
 from callbacks.metrics import RankMetrics
+from datamodules.batching import evaluation_batches
 from datamodules.catalog import Catalog
-from datamodules.sequences import evaluation_batches
 from datamodules.split import Split
 from experiments.config import RunConfig
 from experiments.named import named
@@ -70,12 +70,11 @@ class Ours:
         items = self.data.train_collate().lengths().sum()
         self.data.config.batch_size = round(TARGETS * items / len(self.split.train.target_E))
         self.optimizer = optimizer(self.module.model, config.optimizer.learning_rate, config.optimizer.weight_decay)
-        batches = sorted(self.data.epoch_batches(0), key=len)
-        self.batches = [batches[int((i + 0.5) / OUR_BATCHES * len(batches))] for i in range(OUR_BATCHES)]
+        self.batches = self.data.epoch_batches(0)[:OUR_BATCHES]
 
     def train(self, bf16: bool) -> int:
-        """A step for each of some batches, evenly spread over the lengths; the number of targets."""
-        collate, module, learnt = self.data.train_collate(), self.module.train(), 0
+        """A step for each of some batches; the number of targets."""
+        collate, module, learnt = self.data.train_parts(), self.module.train(), 0
         for rows_W in self.batches:
             with precision(bf16):
                 loss, targets = module.batch_loss(collate(rows_W))

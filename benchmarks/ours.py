@@ -1,4 +1,4 @@
-"""This project's side: retrievers on length-bucketed batches, and `beam_search` under the trie."""
+"""This project's side: retrievers on random batches in parts of like length, and `beam_search` under the trie."""
 
 import time
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.problem import Problem
-from datamodules.batch import SequenceBatch, WindowBatch
+from datamodules.batch import Parts
 from lightning_modules.configs import OptimizerConfig
 from lightning_modules.generative import training_loss
 from lightning_modules.schedules import inverse_sqrt
@@ -36,15 +36,15 @@ def step(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
 def train(
     model: Tiger | Causal,
     optimizer: torch.optim.Optimizer,
-    batches: Iterator[SequenceBatch] | Iterator[WindowBatch],
+    batches: Iterator[Parts],
     bf16: bool,
 ) -> int:
     """One step a batch, collation included; the number of targets."""
     model.train()
     learnt = 0
-    for batch in batches:
+    for parts in batches:
         with precision(bf16):
-            loss, targets = training_loss(model, batch)
+            loss, targets = training_loss(model, parts)
         step(loss, optimizer)
         learnt += int(targets)
     return learnt
@@ -65,12 +65,12 @@ def recommend(
 
 
 def train_for(model: Tiger, problem: Problem, batch_size: int, seconds: float, bf16: bool) -> int:
-    """Trains for a number of CPU-seconds on shuffled length-bucketed batches; the number of samples."""
+    """Trains for a number of CPU-seconds on random batches; the number of samples."""
     problem.data.config.batch_size = batch_size
-    collate = problem.data.collate(problem.data.split.train)
+    collate = problem.data.train_parts()
     deadline = time.process_time() + seconds
 
-    def until_deadline() -> Iterator[SequenceBatch]:
+    def until_deadline() -> Iterator[Parts]:
         epoch = 0
         while True:
             for rows in problem.data.epoch_batches(epoch):

@@ -10,10 +10,11 @@ import torch
 
 from datamodules.amazon import AmazonConfig
 from datamodules.batch import SequenceBatch
+from datamodules.batching import evaluation_batches
 from datamodules.catalog import Catalog
 from datamodules.configs import SequenceConfig
 from datamodules.embed import EmbedConfig
-from datamodules.sequences import SequenceDataModule, evaluation_batches
+from datamodules.sequences import SequenceDataModule
 from datamodules.split import SplitConfig
 from datamodules.synthetic import SyntheticConfig
 from models.configs import TigerConfig
@@ -50,18 +51,6 @@ class Problem:
         split, tokens = SplitConfig().build(self.catalog), TokenSpace(self.table.codebook_sizes)
         config = SequenceConfig(batch_size=WINDOW_ITEMS)
         return SequenceDataModule(config, self.catalog, split, self.table, tokens, seed=0, learns_from="windows")
-
-    def window_batches(self, count: int) -> list[np.ndarray]:
-        """Rows of `count` batches of windows, evenly spread over the lengths."""
-        batches = sorted(self.windows.epoch_batches(0), key=len)
-        return [batches[int((i + 0.5) / count * len(batches))] for i in range(count)]
-
-    def bucketed(self, count: int) -> list[np.ndarray]:
-        """Rows of `count` of an epoch's length-bucketed batches, evenly spread over the lengths: same mean cost."""
-        lengths_E = self.data.collate(self.data.split.train).lengths()
-        full = [rows for rows in self.data.epoch_batches(0) if len(rows) == BATCH]
-        full.sort(key=lambda rows: lengths_E[rows].mean())
-        return [full[int((i + 0.5) / count * len(full))] for i in range(count)]
 
     def random_batch(self, generator: np.random.Generator) -> SequenceBatch:
         """256 random samples padded to the longest: what a batch is without buckets."""

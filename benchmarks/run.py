@@ -65,7 +65,7 @@ class Bench:
         torch.manual_seed(0)
         self.build = lambda: TigerConfig().build(self.problem.table.codebook_sizes, 20)
         self.model = self.build()
-        batches = map(self.problem.data.collate(self.problem.data.split.train), self.problem.bucketed(8))
+        batches = map(self.problem.data.train_parts(), self.problem.data.epoch_batches(0)[:8])
         ours.train(self.model, ours.optimizer(self.model), batches, bf16=True)
         self.causal = self.trained_causal()
         self.peer = to_hugging_face(self.model)
@@ -81,7 +81,7 @@ class Bench:
         for form in ("item", "flat"):
             data = self.problem.windows
             model = CausalConfig(form=form).build(self.problem.table.codebook_sizes, data.config.max_items)
-            batches = map(data.train_collate(), self.problem.window_batches(8))
+            batches = map(data.train_parts(), data.epoch_batches(0)[:8])
             self.ours.train(model, self.ours.optimizer(model), batches, bf16=True)
             models[f"causal {form}"] = model
         return models
@@ -149,12 +149,11 @@ class Bench:
         return bool((gap_DDL[other_DDL] < TIE).any())
 
     def training(self, cornac: Peer | None) -> dict[str, Callable[[], Work]]:
-        collate = self.problem.data.collate(self.problem.data.split.train)
-        rows = self.problem.bucketed(TRAIN_BATCHES)
+        data, windows = self.problem.data, self.problem.windows
         our_optimizer, their_optimizer = self.ours.optimizer(self.model), self.ours.optimizer(self.peer)
 
         def ours(bf16: bool) -> int:
-            return self.ours.train(self.model, our_optimizer, map(collate, rows), bf16)
+            return self.learn(self.model, our_optimizer, data, bf16)
 
         def theirs(bf16: bool) -> int:
             self.peer.train()
@@ -168,17 +167,16 @@ class Bench:
         for name, bf16 in (("fp32", False), ("bf16", True)):
             contenders[f"TIGER {name}"] = partial(timed, partial(ours, bf16))
             contenders[f"Hugging Face {name}"] = partial(timed, partial(theirs, bf16))
-        rows_W, windows = self.problem.window_batches(TRAIN_BATCHES), self.problem.windows
         for form, model in self.causal.items():
             for name, bf16 in (("fp32", False), ("bf16", True)):
-                job = partial(self.learn_windows, model, self.ours.optimizer(model), windows, rows_W, bf16)
+                job = partial(self.learn, model, self.ours.optimizer(model), windows, bf16)
                 contenders[f"{form} {name}"] = partial(timed, job)
         if cornac:
             contenders["cornac fp32"] = partial(cornac.work, "train", batch_size=256, batches=1)
         return contenders
 
-    def learn_windows(self, model: Any, optimizer: Any, windows: Any, rows_W: list[Any], bf16: bool) -> int:
-        return self.ours.train(model, optimizer, map(windows.train_collate(), rows_W), bf16)
+    def learn(self, model: Any, optimizer: Any, data: Any, bf16: bool) -> int:
+        return self.ours.train(model, optimizer, map(data.train_parts(), data.epoch_batches(0)[:TRAIN_BATCHES]), bf16)
 
     def decoding(self, beams: int, cornac: Peer | None) -> dict[str, Callable[[], Work]]:
         """Ours on batches of like length, as its evaluation makes them; the others on random users, as theirs does, and

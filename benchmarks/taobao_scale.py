@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +83,9 @@ def read(folder: Path, options: argparse.Namespace) -> Figures:
     data = _data(catalog, SplitConfig("given").build(catalog))
     loader = data.train_dataloader()
     start, samples, events = time.perf_counter(), 0, 0
-    for _, batch in zip(range(options.batches), loader, strict=False):
-        samples += len(batch.target_B)
-        events += int((batch.history_BT >= 0).sum())
+    for part in chain.from_iterable(islice(loader, options.batches)):
+        samples += len(part.target_B)
+        events += int((part.history_BT >= 0).sum())
     seconds = time.perf_counter() - start
     return {"events": events, "seconds": seconds, "samples": samples, "samples_per_second": round(samples / seconds)}
 

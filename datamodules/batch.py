@@ -3,6 +3,7 @@
 Legend: B examples, S tokens, T history items, N items, L levels.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -53,6 +54,10 @@ class WindowBatch(NamedTuple):
     """(B, T) int64 items, oldest first; -1 behind."""
     user_B: Tensor
     """(B,) int64 user numbers."""
+
+
+Parts = Sequence[SequenceBatch] | Sequence[WindowBatch]
+"""A training batch: examples of any length, those of like length together, so that little is padded."""
 
 
 class IndexBatch(NamedTuple):

@@ -1,11 +1,12 @@
-"""Histories of users as semantic-ID token sequences: length-bucketed batches, collated without Python per sample.
+"""Histories of users as semantic-ID token sequences: batches with little padding, collated without Python per sample.
 
 Legend: U users, M events, N items, E examples, W windows, B rows of a batch, T items of a row, L levels, S tokens.
 """
 
+import math
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from datamodules.batch import SequenceBatch, WindowBatch, token_sequence
+from datamodules.batching import PART_COST, cut_by_length, evaluation_batches, random_batches
 from datamodules.catalog import Catalog
 from datamodules.configs import SequenceConfig
 from datamodules.split import Examples, Split
@@ -89,33 +91,16 @@ class WindowCollate(NamedTuple):
         return WindowBatch(self.log.sequence(item_BT, user_B), target_BT, item_BT, self.log.put(user_B))
 
 
-def bucketed_batches(
-    length_E: np.ndarray, cost_E: np.ndarray, batch_size: int, generator: np.random.Generator
-) -> list[np.ndarray]:
-    """One pass over E examples in batches of like length, in random order.
+class InParts(NamedTuple):
+    """Rows of a batch to its parts, each of like length."""
 
-    Examples are shuffled, sorted by length (the shuffle decides among equals), cut, and the batches shuffled: padding
-    appears only where a batch straddles two lengths. Every example comes exactly once; a batch holds examples of a
-    total cost of about `batch_size`. The cost depends on the length alone, so every pass has equally many batches.
-    """
-    shuffled_E = generator.permutation(len(length_E))
-    sorted_E = shuffled_E[np.argsort(length_E[shuffled_E], kind="stable")]
-    before_E = np.cumsum(cost_E[sorted_E]) - cost_E[sorted_E]
-    batches = np.split(sorted_E, np.flatnonzero(np.diff(before_E // batch_size)) + 1)
-    return [batches[i] for i in generator.permutation(len(batches))]
+    collate: Collate | WindowCollate
+    length_E: np.ndarray
+    part_cost: float
+    """What a part more costs, in places of a sequence; see `cut_by_length`."""
 
-
-def evaluation_batches(length_E: np.ndarray, batch_size: int, rank: int, world_size: int) -> list[np.ndarray]:
-    """This rank's examples, longest first; every example once over all ranks, and equally many batches on every rank.
-
-    Raises UserError when there are fewer examples than ranks.
-    """
-    if len(length_E) < world_size:
-        raise UserError(f"{len(length_E)} examples cannot be evaluated by {world_size} processes; use fewer")
-    order_E = np.argsort(-length_E, kind="stable")
-    smallest_share, largest_share = len(order_E) // world_size, -(-len(order_E) // world_size)
-    num_batches = min(-(-largest_share // batch_size), smallest_share)
-    return np.array_split(order_E[rank::world_size], num_batches)
+    def __call__(self, rows_B: np.ndarray) -> list[SequenceBatch | WindowBatch]:
+        return [self.collate(part) for part in cut_by_length(rows_B, self.length_E[rows_B], self.part_cost)]
 
 
 class BatchLoader:
@@ -124,14 +109,14 @@ class BatchLoader:
     Its state is how many batches of a pass have been given; with it, an interrupted pass goes on.
     """
 
-    def __init__(self, batches: list[np.ndarray], collate: Collate | WindowCollate) -> None:
+    def __init__(self, batches: list[np.ndarray], collate: Collate | WindowCollate | InParts) -> None:
         self.batches, self.collate = batches, collate
         self._start = self._given = 0
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[SequenceBatch | WindowBatch]:
+    def __iter__(self) -> Iterator[Any]:
         self._given, self._start = self._start, 0
         for rows_B in self.batches[self._given :]:
             self._given += 1
@@ -178,11 +163,14 @@ class SequenceDataModule(lightning.LightningDataModule):
             self._windows = cut_windows(split.train, catalog.offsets_U1, config.max_items, stride)
         self._logs: dict[torch.device, Log] = {}
         self._train_lengths = self.train_collate().lengths()
-        self._train_costs = np.ones_like(self._train_lengths) if self._windows is None else self._train_lengths
+        self._train_cost = len(self._train_lengths) if self._windows is None else int(self._train_lengths.sum())
+
+    def _device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
     def _log(self) -> Log:
         """The log on the trainer's device where it takes at most a quarter of the free memory, else on the CPU."""
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        device = self._device()
         if device not in self._logs:
             size = self._catalog.item_M.nbytes + self._table.codes_NL.nbytes
             fits = device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] / 4
@@ -203,11 +191,16 @@ class SequenceDataModule(lightning.LightningDataModule):
             return self.collate(self.split.train)
         return WindowCollate(self._log(), self._windows)
 
+    def train_parts(self) -> InParts:
+        """What makes training batches. An accelerator pads: there a part costs launches, and places next to nothing."""
+        part_cost = PART_COST if self._device().type == "cpu" else math.inf
+        return InParts(self.train_collate(), self._train_lengths, part_cost)
+
     def _pass(self, number: int, processes: int) -> list[np.ndarray]:
         """The batches of all processes together, without one that has no row for some of them."""
         generator = np.random.default_rng([self.seed, number])
         size = self.config.batch_size * processes
-        batches = bucketed_batches(self._train_lengths, self._train_costs, size, generator)
+        batches = random_batches(len(self._train_lengths), self._train_cost, size, generator)
         return [rows_B for rows_B in batches if len(rows_B) >= processes]
 
     def batches_per_pass(self, processes: int = 1) -> int:
@@ -236,7 +229,7 @@ class SequenceDataModule(lightning.LightningDataModule):
         rank, world_size = self._ranks()
         epoch = self.trainer.current_epoch if self.trainer else 0
         batches = [rows_B[rank::world_size] for rows_B in self.epoch_batches(epoch, world_size)]
-        return BatchLoader(batches, self.train_collate())
+        return BatchLoader(batches, self.train_parts())
 
     def _evaluation(self, examples: Examples) -> BatchLoader:
         collate = self.collate(examples)

@@ -3,8 +3,10 @@
 Legend: B users, N items, C items that may be recommended.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from datamodules.batch import SequenceBatch, WindowBatch
@@ -13,10 +15,11 @@ from sid.decode import Recommendations, top_items
 
 
 class ClassicModule(RetrieverModule):
-    """The model offers `scores(history_BT, user_B) -> (B, N)` and `window_loss(item_BT, user_B, target_BT)`.
+    """The model offers `scores(history_BT, user_B) -> (B, N)` and `window_loss(windows)`, with
+    `models.next_item.Windows`.
 
-    One that is pre-trained also offers `pretraining_loss(item_BT)`, which is what counts while `pretraining` is set,
-    and `end_pretraining()`.
+    One that is pre-trained also offers `pretraining_loss(windows)`, of items alone, which is what counts while
+    `pretraining` is set, and `end_pretraining()`.
     """
 
     pretraining = False
@@ -26,11 +29,11 @@ class ClassicModule(RetrieverModule):
         self.pretraining = False
         self.model.end_pretraining()
 
-    def batch_loss(self, batch: WindowBatch) -> tuple[Tensor, int | Tensor]:
-        targets = batch.target_BT.sum()
+    def batch_loss(self, parts: Sequence[WindowBatch]) -> tuple[Tensor, Tensor]:
+        targets = torch.stack([part.target_BT.sum() for part in parts]).sum()
         if self.pretraining:
-            return self.model.pretraining_loss(batch.item_BT), targets
-        return self.model.window_loss(batch.item_BT, batch.user_B, batch.target_BT), targets
+            return self.model.pretraining_loss([part.item_BT for part in parts]), targets
+        return self.model.window_loss([(part.item_BT, part.user_B, part.target_BT) for part in parts]), targets
 
     def validation_step(self, batch: SequenceBatch) -> None:
         """Nothing: what counts is in the callback `Retrieval`."""

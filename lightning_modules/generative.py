@@ -6,36 +6,42 @@ Legend: B users, K beams.
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from datamodules.batch import SequenceBatch, WindowBatch
+from datamodules.batch import Parts, SequenceBatch, WindowBatch
 from lightning_modules.configs import OptimizerConfig
 from lightning_modules.retriever import RetrieverModule
 from sid.decode import FirstCodeGiven, Recommendations, beam_search, recommended
 from sid.trie import FreeTree, PrefixTree
 
 
-def training_loss(model: Any, batch: SequenceBatch | WindowBatch) -> tuple[Tensor, int | Tensor]:
-    """The mean loss of a batch's targets, and their number."""
-    if isinstance(batch, WindowBatch):
-        return model.window_loss(batch.tokens_BS, batch.target_BT), batch.target_BT.sum()
-    return model.loss(*batch.inputs, batch.codes_BL), len(batch.codes_BL)
+def training_loss(model: Any, parts: Parts) -> tuple[Tensor, int | Tensor]:
+    """The mean loss of the targets of a batch, and their number."""
+    if windows := [part for part in parts if isinstance(part, WindowBatch)]:
+        loss = model.window_loss([(part.tokens_BS, part.target_BT) for part in windows])
+        return loss, torch.stack([part.target_BT.sum() for part in windows]).sum()
+    prefixes = [part for part in parts if isinstance(part, SequenceBatch)]
+    targets = sum(len(part.codes_BL) for part in prefixes)
+    losses = [model.loss(*part.inputs, part.codes_BL) * (len(part.codes_BL) / targets) for part in prefixes]
+    return torch.stack(losses).sum(), targets
 
 
 class GenerativeModule(RetrieverModule):
     """Token cross-entropy on the targets' codes.
 
     The model offers `loss(*inputs, codes_BL)`, `begin(*inputs)` and `next_logp` (see `sid.decode.Generator`), and
-    `window_loss(tokens_BS, target_BT)` if it learns from windows. The inputs are those of `SequenceBatch.inputs`.
+    `window_loss(windows)`, with `models.causal.Windows`, if it learns from windows. The inputs are those of
+    `SequenceBatch.inputs`.
     """
 
     def __init__(self, model: nn.Module, optimizer: OptimizerConfig, seed: int) -> None:
         super().__init__(model, optimizer, seed)
         self.mean_loss = MeanMetric(nan_strategy=math.inf)
 
-    def batch_loss(self, batch: SequenceBatch | WindowBatch) -> tuple[Tensor, int | Tensor]:
-        return training_loss(self.model, batch)
+    def batch_loss(self, parts: Parts) -> tuple[Tensor, int | Tensor]:
+        return training_loss(self.model, parts)
 
     def validation_step(self, batch: SequenceBatch) -> Any:
         return self._measure("val/loss", batch)

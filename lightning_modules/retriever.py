@@ -31,8 +31,8 @@ class RetrieverModule(lightning.LightningModule):
         # A NaN makes the mean infinite; by default torchmetrics would leave it out.
         self.train_loss = MeanMetric(nan_strategy=math.inf)
 
-    def batch_loss(self, batch: Any) -> tuple[Tensor, int | Tensor]:
-        """The mean loss of a batch's targets, and their number."""
+    def batch_loss(self, parts: Any) -> tuple[Tensor, int | Tensor]:
+        """The mean loss of the targets of a batch, which comes in parts of like length, and their number."""
         raise NotImplementedError
 
     def configure_model(self) -> None:

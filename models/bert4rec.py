@@ -3,12 +3,14 @@
 Legend: B users, T items of a sequence, X hidden items, N items, D width.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Shape
-from models.next_item import INIT_STD, Known, NextItem, padding_mask, products
+from models.next_item import INIT_STD, Known, NextItem, Windows, padding_mask, products
 from models.objectives import Objective
 from models.transformer import CausalStack
 
@@ -34,9 +36,11 @@ class BERT4Rec(NextItem):
         x_BTD = self.stack(embedded_BTD + self.position[: item_BT.shape[1]], bias)
         return self.norm(F.gelu(self.transform(x_BTD)))
 
-    def window_loss(self, item_BT: Tensor, user_B: Tensor, target_BT: Tensor) -> Tensor:
-        hidden_BT = self.choose(item_BT)
-        return self.objective(self.read(item_BT, hidden_BT)[hidden_BT], self.items, item_BT[hidden_BT])
+    def window_loss(self, windows: Sequence[Windows]) -> Tensor:
+        hidden = [self.choose(item_BT) for item_BT, _, _ in windows]
+        pairs = [(item_BT, hidden_BT) for (item_BT, _, _), hidden_BT in zip(windows, hidden, strict=True)]
+        states_XD = torch.cat([self.read(item_BT, hidden_BT)[hidden_BT] for item_BT, hidden_BT in pairs])
+        return self.objective(states_XD, self.items, torch.cat([item_BT[hidden_BT] for item_BT, hidden_BT in pairs]))
 
     def choose(self, item_BT: Tensor) -> Tensor:
         """(B, T), which items to hide: a share of each sequence and at least one, or the last alone."""

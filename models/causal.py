@@ -8,6 +8,7 @@ each level has a softmax over its own codes.
 Legend: B users or windows, S tokens, T items of a sequence, X targets, L levels, K beams, V codes of a level, D width.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,12 @@ from models.transformer import CausalStack, CausalState
 from sid.tokens import BOS, PAD, TokenSpace
 
 INIT_STD = 0.02
+
+
+Windows = tuple[Tensor, Tensor]
+"""Windows of like length: tokens (B, S), the user token (if any) and the items, oldest first, PAD behind; and whether
+an item is to be predicted from those before it (B, T). A batch is a few of them, each read on its own, so that little
+is padded."""
 
 
 class Reading(NamedTuple):
@@ -96,24 +103,31 @@ class Causal(nn.Module):
             return None
         return torch.rand(items_BTL.shape[:2], device=items_BTL.device) >= self.item_dropout
 
-    def target_states(self, start_B1: Tensor, items_BTL: Tensor, target_BT: Tensor) -> Tensor:
-        """States (X, L, D), one before each code of every target, which sees the items and codes before it."""
+    def states_before(self, start_B1: Tensor, items_BTL: Tensor) -> Tensor:
+        """(B, T, ...), what is known before each item is read, which is all that its codes may be predicted from."""
         raise NotImplementedError
 
-    def window_loss(self, tokens_BS: Tensor, target_BT: Tensor) -> Tensor:
-        """Mean cross-entropy (natural log) of the codes of all targets.
+    def depth_states(self, states: Tensor, tokens_XL: Tensor) -> Tensor:
+        """States (X, L, D), one before each code of items (X, L), from what is known before those."""
+        raise NotImplementedError
 
-        Args:
-            tokens_BS: user token (if any) and the window's items, oldest first; PAD behind.
-            target_BT: whether an item is to be predicted from those before it.
-        """
-        return self.mean_loss(*self.target_logits(tokens_BS, target_BT))
+    def before_targets(self, windows: Sequence[Windows]) -> tuple[Tensor, Tensor]:
+        """What is known before each target (X, ...), and its tokens (X, L)."""
+        known, tokens = [], []
+        for tokens_BS, target_BT in windows:
+            start_B1, items_BTL = self.split(tokens_BS, targets=1)
+            known.append(self.states_before(start_B1, items_BTL)[target_BT])
+            tokens.append(items_BTL[target_BT])
+        return torch.cat(known), torch.cat(tokens)
 
-    def target_logits(self, tokens_BS: Tensor, target_BT: Tensor) -> tuple[list[Tensor], Tensor]:
+    def window_loss(self, windows: Sequence[Windows]) -> Tensor:
+        """Mean cross-entropy (natural log) of the codes of the targets of all windows."""
+        return self.mean_loss(*self.target_logits(windows))
+
+    def target_logits(self, windows: Sequence[Windows]) -> tuple[list[Tensor], Tensor]:
         """Scores (X, V) of the codes of every level, each told the codes before it, and the targets' codes (X, L)."""
-        start_B1, items_BTL = self.split(tokens_BS, targets=1)
-        logits = self.code_logits(self.target_states(start_B1, items_BTL, target_BT))
-        return logits, self.tokens.decode(items_BTL[target_BT])
+        known, tokens_XL = self.before_targets(windows)
+        return self.code_logits(self.depth_states(known, tokens_XL)), self.tokens.decode(tokens_XL)
 
     def code_logits(self, states_XLD: Tensor) -> list[Tensor]:
         """Scores (X, V) of the codes of every level, float32."""
@@ -127,11 +141,11 @@ class Causal(nn.Module):
 
     def loss(self, tokens_BS: Tensor, codes_BL: Tensor) -> Tensor:
         """As `window_loss`, where the one target of every row comes behind its history (B, S)."""
-        return self.window_loss(*self._behind(tokens_BS, codes_BL))
+        return self.window_loss([self._behind(tokens_BS, codes_BL)])
 
     def look_inside(self, tokens_BS: Tensor, codes_BL: Tensor) -> Inside:
         """Which codes the model gets right when it is told those before."""
-        logits, _ = self.target_logits(*self._behind(tokens_BS, codes_BL))
+        logits, _ = self.target_logits([self._behind(tokens_BS, codes_BL)])
         right_BL = torch.stack([logits_BV.argmax(1) for logits_BV in logits], dim=1) == codes_BL
         return Inside(self.mean_loss(logits, codes_BL), right_BL, None, None, None)
 
@@ -177,17 +191,21 @@ class FlatCausal(Causal):
     def _embed(self, tokens_BS: Tensor) -> Tensor:
         return F.embedding(tokens_BS, self.embedding) + self.position[: tokens_BS.shape[1]]
 
-    def target_states(self, start_B1: Tensor, items_BTL: Tensor, target_BT: Tensor) -> Tensor:
+    def states_before(self, start_B1: Tensor, items_BTL: Tensor) -> Tensor:
+        """(B, T, L, D), a state before each code: the stack reads these as it goes."""
         tokens_BS = torch.cat([start_B1, items_BTL.flatten(1)], dim=1)[:, :-1]
         kept_BT = self.kept(items_BTL)
         if kept_BT is None:
-            return self.stack(self._embed(tokens_BS)).unflatten(1, items_BTL.shape[1:])[target_BT]
+            return self.stack(self._embed(tokens_BS)).unflatten(1, items_BTL.shape[1:])
         states_BSD = self.stack(self._embed(tokens_BS), self._hide(kept_BT))
         states_BTLD = states_BSD.unflatten(1, items_BTL.shape[1:]).clone()
         states_BTLD[:, :, 0] = states_BSD.gather(
             1, self._readers(kept_BT)[..., None].expand(-1, -1, states_BSD.shape[2])
         )
-        return states_BTLD[target_BT]
+        return states_BTLD
+
+    def depth_states(self, states: Tensor, tokens_XL: Tensor) -> Tensor:
+        return states
 
     def _readers(self, kept_BT: Tensor) -> Tensor:
         """(B, T), the token whose state predicts an item's first code: the last of the nearest item that is kept."""
@@ -256,13 +274,13 @@ class ItemCausal(Causal):
         inputs_BSD = torch.cat([F.embedding(start_B1, self.embedding), items_BTD], dim=1)
         return self.trunk(inputs_BSD + self.position[: inputs_BSD.shape[1]])
 
-    def target_states(self, start_B1: Tensor, items_BTL: Tensor, target_BT: Tensor) -> Tensor:
-        return self.depth_states(self.user_states(start_B1, items_BTL[:, :-1])[target_BT], items_BTL[target_BT])
+    def states_before(self, start_B1: Tensor, items_BTL: Tensor) -> Tensor:
+        """(B, T, D) states of the trunk."""
+        return self.user_states(start_B1, items_BTL[:, :-1])
 
-    def depth_states(self, states_XD: Tensor, tokens_XL: Tensor) -> Tensor:
-        """States (X, L, D), one before each code of the items (X, L) that follow the trunk's states."""
+    def depth_states(self, states: Tensor, tokens_XL: Tensor) -> Tensor:
         codes_XLD = F.embedding(tokens_XL[:, :-1], self.written)
-        return self.depth(torch.cat([states_XD[:, None], codes_XLD], dim=1) + self.level)
+        return self.depth(torch.cat([states[:, None], codes_XLD], dim=1) + self.level)
 
     def begin(self, tokens_BS: Tensor) -> Reading:
         start_B1, items_BTL = self.split(tokens_BS, targets=0)

@@ -3,6 +3,8 @@
 Legend: B users or windows, T items of a sequence, X targets, N items, U users, D width, A attributes of an item.
 """
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,6 +14,11 @@ from torch import Tensor, nn
 from models.objectives import Objective
 
 INIT_STD = 0.02
+
+
+Windows = tuple[Tensor, Tensor, Tensor]
+"""Windows of like length: items (B, T), oldest first, -1 behind; users (B,); and whether an item is to be predicted
+(B, T), never the first. A batch is a few of them, each read on its own, so that little is padded."""
 
 
 class Known(NamedTuple):
@@ -41,7 +48,7 @@ class NextItem(nn.Module):
 
     def __init__(self, known: Known, width: int, objective: Objective, state_width: int | None = None) -> None:
         super().__init__()
-        self.objective = objective
+        self.objective, self.scale = objective, math.sqrt(width)
         self.items = nn.Parameter(torch.empty(known.num_items, width).normal_(std=INIT_STD))
         self.separate, self.bias = None, None
         if state_width is not None:
@@ -49,22 +56,22 @@ class NextItem(nn.Module):
             self.bias = nn.Parameter(torch.zeros(known.num_items))
 
     def embed(self, item_BT: Tensor) -> Tensor:
-        """(B, T, D) embeddings; zero where there is no item (-1)."""
-        return looked_up(self.items, item_BT)
+        """(B, T, D) embeddings; zero where there is no item (-1).
+
+        They are learnt small, for inner products with states, and read sqrt(D) times as large (as in SASRec's code): at
+        their own size a transformer hardly sees them beside what its layers add, and learns slowly.
+        """
+        return looked_up(self.items, item_BT) * self.scale
 
     def states(self, item_BT: Tensor, user_B: Tensor) -> Tensor:
         """(B, T, D), what is known of a user after each item (B, T), oldest first; -1 behind."""
         raise NotImplementedError
 
-    def window_loss(self, item_BT: Tensor, user_B: Tensor, target_BT: Tensor) -> Tensor:
-        """Mean loss of the targets, each predicted from the items before it.
-
-        Args:
-            item_BT: windows, oldest first; -1 behind.
-            target_BT: whether an item is to be predicted; never the first.
-        """
-        states_XD = self.states(item_BT[:, :-1], user_B)[target_BT[:, 1:]]
-        return self.objective(*self._answered(states_XD), item_BT[target_BT])
+    def window_loss(self, windows: Sequence[Windows]) -> Tensor:
+        """Mean loss of the targets of all windows, each predicted from the items before it."""
+        states = [self.states(item_BT[:, :-1], user_B)[target_BT[:, 1:]] for item_BT, user_B, target_BT in windows]
+        target_X = torch.cat([item_BT[target_BT] for item_BT, _, target_BT in windows])
+        return self.objective(*self._answered(torch.cat(states)), target_X)
 
     def scores(self, history_BT: Tensor, user_B: Tensor) -> Tensor:
         """(B, N), how well each item follows a history (B, T), oldest first; -1 behind."""

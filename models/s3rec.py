@@ -4,6 +4,8 @@ Legend: B users or windows, T items of a sequence, X hidden items, N items, A at
 D width.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,13 +50,19 @@ class S3Rec(SASRec):
         bias = padding_mask(item_BT, embedded_BTD.dtype)
         return self.stack(embedded_BTD + self.position[: item_BT.shape[1]], bias)
 
-    def pretraining_loss(self, item_BT: Tensor) -> Tensor:
-        """The weighted sum of the four losses (equations 5 to 8) over at most `max_items` items of windows (B, T).
+    def pretraining_loss(self, windows: Sequence[Tensor]) -> Tensor:
+        """The weighted sum of the four losses (equations 5 to 8) over windows, the items (B, T) of each length.
 
         The authors' weights are for sums over the batch; so is this, but for the number of items, which divides it.
-        A segment is read from the first position on, where theirs keeps its place.
+        A segment is read from the first position on, where theirs keeps its place, and set against one of a window of
+        like length.
         """
-        item_BT = item_BT[:, : len(self.position)]
+        cut = [item_BT[:, : len(self.position)] for item_BT in windows]
+        return torch.stack([self._pretraining_sum(item_BT) for item_BT in cut]).sum() / sum(
+            (item_BT >= 0).sum() for item_BT in cut
+        )
+
+    def _pretraining_sum(self, item_BT: Tensor) -> Tensor:
         there_BT = item_BT >= 0
         hidden_BT = there_BT & (torch.rand(item_BT.shape, device=item_BT.device) < self.hidden)
         hidden_BT[:, 0] |= ~hidden_BT.any(1)  # the first item is always there
@@ -63,13 +71,12 @@ class S3Rec(SASRec):
         item_loss = bpr(self.of_masked(states_BTD[hidden_BT]), self.items, item_BT[hidden_BT]) * hidden_BT.sum()
         attribute_loss = self._attribute_loss(self.of_item(states_BTD[plain_BT]), item_BT[plain_BT])
         masked_loss = self._attribute_loss(self.of_hidden(states_BTD[hidden_BT]), item_BT[hidden_BT])
-        total = (
+        return (
             ATTRIBUTE_WEIGHT * attribute_loss
             + ITEM_WEIGHT * item_loss
             + MASKED_ATTRIBUTE_WEIGHT * masked_loss
             + SEGMENT_WEIGHT * self._segment_loss(item_BT, there_BT)
         )
-        return total / there_BT.sum()
 
     def _attribute_loss(self, states_XD: Tensor, item_X: Tensor) -> Tensor:
         """Binary cross-entropy of all attribute values of the items (equations 5 and 7), summed over both."""

@@ -12,7 +12,7 @@ items, L levels, K beams, D width, E width of content.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Shape
-from models.causal import INIT_STD, ItemCausal, Reading
+from models.causal import INIT_STD, ItemCausal, Reading, Windows
 from models.configs import Content
 from models.next_item import looked_up
 from sid.decode import Recommendations
@@ -79,19 +79,27 @@ class Sidlight(ItemCausal):
         own_BTD = looked_up(self.items, item_BT) + self.content(looked_up(self.vectors_NE, item_BT))
         return super().item_inputs(items_BTL) + own_BTD
 
-    def window_loss(self, tokens_BS: Tensor, target_BT: Tensor) -> Tensor:
+    def window_loss(self, windows: Sequence[Windows]) -> Tensor:
         """Mean cross-entropy (natural log) of the codes of all targets; in training the loss over whole items is added,
         `item_loss` times."""
-        start_B1, items_BTL = self.split(tokens_BS, targets=1)
-        states_XD = self.user_states(start_B1, items_BTL[:, :-1])[target_BT]
-        codes_XL = self.tokens.decode(items_BTL[target_BT])
-        loss = self.mean_loss(self.code_logits(self.depth_states(states_XD, items_BTL[target_BT])), codes_XL)
+        states_XD, tokens_XL = self.before_targets(windows)
+        codes_XL = self.tokens.decode(tokens_XL)
+        loss = self.mean_loss(self.code_logits(self.depth_states(states_XD, tokens_XL)), codes_XL)
         if not (self.training and self.item_loss):
             return loss
-        item_BT, (row_X, place_X) = self.numbers(items_BTL), target_BT.nonzero(as_tuple=True)
-        before_XT = torch.arange(item_BT.shape[1], device=item_BT.device) < place_X[:, None]
-        logits_XN = self.item_logits(states_XD, item_BT[row_X].masked_fill(~before_XT, -1))
-        return loss + self.item_loss * F.cross_entropy(logits_XN, item_BT[target_BT])
+        logits_XN = self.item_logits(states_XD, self.histories(windows))
+        return loss + self.item_loss * F.cross_entropy(logits_XN, self.trie.find(codes_XL))
+
+    def histories(self, windows: Sequence[Windows]) -> Tensor:
+        """(X, T), the items before each target of the windows; -1 from there on."""
+        parts = []
+        for tokens_BS, target_BT in windows:
+            item_BT = self.numbers(self.split(tokens_BS, targets=1)[1])
+            row_X, place_X = target_BT.nonzero(as_tuple=True)
+            before_XT = torch.arange(item_BT.shape[1], device=item_BT.device) < place_X[:, None]
+            parts.append(item_BT[row_X].masked_fill(~before_XT, -1))
+        longest = max(part_XT.shape[1] for part_XT in parts)
+        return torch.cat([F.pad(part_XT, (0, longest - part_XT.shape[1]), value=-1) for part_XT in parts])
 
     def item_logits(self, states_XD: Tensor, history_XT: Tensor) -> Tensor:
         """(X, N) cosines of states and items, more by `again` for items of the history (-1: none), over the

@@ -2,7 +2,8 @@
 
 Legend: E examples, B rows of a batch, S tokens of a row."""
 
-from itertools import chain, pairwise
+import math
+from itertools import chain, combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,31 +13,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.amazon import AmazonConfig
-from datamodules.sequences import BatchLoader, bucketed_batches, evaluation_batches
+from datamodules.batching import cut_by_length, evaluation_batches, random_batches
+from datamodules.sequences import BatchLoader
 from datamodules.synthetic import SyntheticConfig
 from sid.errors import UserError
 from sid.tokens import PAD
-from tests.datamodules.toy_sequences import as_rank, data_of, questions, synthetic
+from tests.datamodules.toy_sequences import as_rank, data_of, parts_of, questions, synthetic
 
 
 def padding_share(loader: BatchLoader) -> float:
-    padded = sum(int((batch.tokens_BS == PAD).sum()) for batch in loader)
-    return padded / sum(batch.tokens_BS.numel() for batch in loader)
+    parts = parts_of(loader)
+    return sum(int((part.tokens_BS == PAD).sum()) for part in parts) / sum(part.tokens_BS.numel() for part in parts)
 
 
-def test_padding_stays_under_six_per_cent_where_a_random_batch_pads_several_times_as_much() -> None:
+def test_parts_pad_a_third_of_what_whole_batches_do() -> None:
     data = synthetic(num_users=5000)
-    assert padding_share(data.train_dataloader()) < 0.06
+    assert padding_share(data.train_dataloader()) < 0.22
     assert padding_share(data.val_dataloader()) < 0.06
-    draws = np.random.default_rng(0).permutation(len(data._train_lengths))
-    random = BatchLoader(np.split(draws, range(256, len(draws), 256)), data.train_collate())
-    assert padding_share(random) > 0.18
+    assert padding_share(BatchLoader(data.epoch_batches(0), data.train_collate())) > 0.6
 
 
-def test_padding_stays_under_six_per_cent_on_beauty(data_dir: Path) -> None:
+def test_parts_pad_a_third_of_what_whole_batches_do_on_beauty(data_dir: Path) -> None:
     data = data_of(AmazonConfig("Beauty", str(data_dir)).build(), num_items=12_101)
     assert len(data._train_lengths) == 198_502 - 3 * 22_363  # three events of every user are no training target
-    assert padding_share(data.train_dataloader()) < 0.06
+    assert padding_share(data.train_dataloader()) < 0.22
+    assert padding_share(BatchLoader(data.epoch_batches(0), data.train_collate())) > 0.6
     assert padding_share(data.val_dataloader()) < 0.06
     assert padding_share(data.test_dataloader()) < 0.06
 
@@ -46,32 +47,42 @@ def as_lists(batches: list[np.ndarray]) -> list[list[int]]:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(1, 20), min_size=1, max_size=60), st.integers(1, 9), st.integers(0, 10**6))
-def test_bucketed_batches_hold_every_example_once_and_neighbours_in_length(
-    lengths: list[int], batch_size: int, seed: int
+@given(st.integers(0, 60), st.integers(1, 20), st.integers(1, 50), st.integers(0, 10**6))
+def test_random_batches_hold_every_example_once_and_are_as_large_and_as_many_every_pass(
+    num_examples: int, cost: int, batch_size: int, seed: int
 ) -> None:
-    length_E = np.array(lengths)
-    batches = bucketed_batches(length_E, np.ones_like(length_E), batch_size, np.random.default_rng(seed))
-    assert sorted(chain.from_iterable(as_lists(batches))) == list(range(len(lengths)))
-    assert sorted(len(b) for b in batches)[1:] == [batch_size] * (len(batches) - 1)
-    ranges = sorted((min(lengths[i] for i in b), max(lengths[i] for i in b)) for b in as_lists(batches))
-    assert all(longest <= shortest for (_, longest), (shortest, _) in pairwise(ranges))
+    total = num_examples * cost
+    batches = random_batches(num_examples, total, batch_size, np.random.default_rng(seed))
+    assert sorted(chain.from_iterable(as_lists(batches))) == list(range(num_examples))
+    assert len(batches) == min(math.ceil(total / batch_size), num_examples)
+    sizes = {len(batch) for batch in batches}
+    assert not sizes or max(sizes) - min(sizes) <= 1
+    if num_examples > 20:
+        other = random_batches(num_examples, total, batch_size, np.random.default_rng(seed + 1))
+        assert as_lists(other) != as_lists(batches)
+
+
+def fewest(lengths: list[int], part_cost: float) -> float:
+    """The slow twin of `cut_by_length`: the least cost of all cuts of the sorted lengths."""
+    ordered = sorted(lengths)
+    return min(
+        sum(len(part) * part[-1] + part_cost for part in parts)
+        for size in range(len(ordered))
+        for cuts in combinations(range(1, len(ordered)), size)
+        for parts in [[ordered[a:b] for a, b in pairwise((0, *cuts, len(ordered)))]]
+    )
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(1, 20), min_size=1, max_size=60), st.integers(1, 50), st.integers(0, 10**6))
-def test_batches_of_examples_that_cost_their_length_hold_about_the_wanted_cost_and_are_as_many_every_pass(
-    lengths: list[int], batch_size: int, seed: int
-) -> None:
-    length_E = np.array(lengths)
-    batches = bucketed_batches(length_E, length_E, batch_size, np.random.default_rng(seed))
-    assert sorted(chain.from_iterable(as_lists(batches))) == list(range(len(lengths)))
-    ranges = sorted((min(lengths[i] for i in b), max(lengths[i] for i in b)) for b in as_lists(batches))
-    assert all(longest <= shortest for (_, longest), (shortest, _) in pairwise(ranges))
-    costs = sorted(sum(lengths[i] for i in b) for b in as_lists(batches))
-    assert costs[-1] < batch_size + max(lengths)
-    assert all(cost > batch_size - max(lengths) for cost in costs[1:])  # one batch holds what is left
-    assert len(bucketed_batches(length_E, length_E, batch_size, np.random.default_rng(seed + 1))) == len(batches)
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=8), st.integers(0, 12))
+def test_parts_of_a_batch_are_the_cheapest_of_all(lengths: list[int], part_cost: int) -> None:
+    length_B, rows_B = np.array(lengths), 100 + np.arange(len(lengths))
+    parts = as_lists(cut_by_length(rows_B, length_B, part_cost))
+    assert sorted(chain.from_iterable(parts)) == rows_B.tolist()
+    of_parts = [[lengths[row - 100] for row in part] for part in parts]
+    assert all(max(shorter) < min(longer) for shorter, longer in pairwise(of_parts))
+    assert sum(len(part) * max(part) + part_cost for part in of_parts) == fewest(lengths, part_cost)
+    assert as_lists(cut_by_length(rows_B, length_B, math.inf)) == [rows_B[np.argsort(length_B, kind="stable")].tolist()]
 
 
 @pytest.mark.parametrize("learns_from", ["prefixes", "windows"])
@@ -82,8 +93,9 @@ def test_the_order_of_an_epoch_depends_on_the_seed_and_the_epoch_alone(learns_fr
     assert as_lists(one.epoch_batches(3)) == as_lists(same.epoch_batches(3))
     assert as_lists(one.epoch_batches(3)) != as_lists(one.epoch_batches(2))
     assert as_lists(one.epoch_batches(3)) != as_lists(other.epoch_batches(3))
-    tokens = [batch.tokens_BS.tolist() for batch in as_rank(one, 0, 1, epoch=3).train_dataloader()]
-    assert tokens == [batch.tokens_BS.tolist() for batch in as_rank(same, 0, 1, epoch=3).train_dataloader()]
+    tokens = [part.tokens_BS.tolist() for batch in as_rank(one, 0, 1, epoch=3).train_dataloader() for part in batch]
+    again = [part.tokens_BS.tolist() for batch in as_rank(same, 0, 1, epoch=3).train_dataloader() for part in batch]
+    assert tokens == again
 
 
 @pytest.mark.parametrize("learns_from", ["prefixes", "windows"])
@@ -175,4 +187,5 @@ def test_an_interrupted_epoch_of_windows_starts_again_with_the_same_batches(epoc
     first, again = (synthetic(learns_from="windows", batch_size=50, max_items=4) for _ in range(2))
     list(as_rank(first, 0, 1, epoch=0).train_dataloader())  # the unbroken run has seen an epoch more
     pairs = zip(*(as_rank(data, 0, 1, epoch).train_dataloader() for data in (first, again)), strict=True)
-    assert all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
+    parts = (part for pair in pairs for part in zip(*pair, strict=True))
+    assert all(torch.equal(a, b) for one, other in parts for a, b in zip(one, other, strict=True))

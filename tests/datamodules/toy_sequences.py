@@ -2,6 +2,7 @@
 of a batch, T items of a row."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,9 +50,15 @@ def as_rank(data: SequenceDataModule, rank: int, world_size: int, epoch: int = 0
     return data
 
 
+def parts_of(loader: BatchLoader) -> list[Any]:
+    """All batches, those of training part by part."""
+    return [part for batch in loader for part in (batch if isinstance(batch, list) else [batch])]
+
+
 def questions(loader: BatchLoader) -> list[tuple[int, int]]:
     """(user, how many items come before the target), of every example; histories must not be cut."""
-    batches = list(loader)
     return [
-        (u, n) for b in batches for u, n in zip(b.user_B.tolist(), (b.history_BT >= 0).sum(1).tolist(), strict=True)
+        (u, n)
+        for b in parts_of(loader)
+        for u, n in zip(b.user_B.tolist(), (b.history_BT >= 0).sum(1).tolist(), strict=True)
     ]

@@ -70,6 +70,11 @@ def loader(*batches: SequenceBatch | WindowBatch) -> DataLoader[Any]:
     return DataLoader(list(batches), batch_size=None)
 
 
+def in_parts(*batches: SequenceBatch | WindowBatch) -> DataLoader[Any]:
+    """As batches come in training, each of a single part."""
+    return DataLoader([[batch] for batch in batches], batch_size=None)
+
+
 def trainer(tmp_path: Path, **more: Any) -> lightning.Trainer:
     return lightning.Trainer(
         accelerator="cpu",
@@ -85,7 +90,7 @@ def trainer(tmp_path: Path, **more: Any) -> lightning.Trainer:
 def test_it_learns_fifty_examples_by_heart(tmp_path: Path) -> None:
     module = module_of(learning_rate=1e-2, weight_decay=0.0, warmup_steps=10)
     batch = fifty_examples(module)
-    trainer(tmp_path, max_epochs=120).fit(module, loader(batch))
+    trainer(tmp_path, max_epochs=120).fit(module, in_parts(batch))
     module.eval()
     with torch.no_grad():
         assert module.model.loss(batch.tokens_BS, batch.codes_BL) < 0.1
@@ -121,34 +126,43 @@ def test_a_training_step_on_windows_gives_the_loss_of_all_their_targets(monkeypa
     module = causal_of()
     monkeypatch.setattr(module, "log", lambda *_, **__: None)  # there is no trainer
     windows = windows_of(module, first=2)
-    loss = module.training_step(windows)
-    assert torch.equal(loss, module.model.window_loss(windows.tokens_BS, windows.target_BT)) and loss.requires_grad
+    loss = module.training_step([windows])
+    assert torch.equal(loss, module.model.window_loss([(windows.tokens_BS, windows.target_BT)])) and loss.requires_grad
     examples = fifty_examples(module)
-    assert torch.equal(module.training_step(examples), module.model.loss(examples.tokens_BS, examples.codes_BL))
+    assert torch.equal(module.training_step([examples]), module.model.loss(examples.tokens_BS, examples.codes_BL))
 
 
 def test_the_logged_training_loss_is_the_mean_over_the_targets_of_uneven_windows(tmp_path: Path) -> None:
     module = causal_of(learning_rate=0.0)
     few, many = windows_of(module, first=5), windows_of(module, first=1)
     run = trainer(tmp_path, max_epochs=1)
-    run.fit(module, loader(few, many))
+    run.fit(module, in_parts(few, many))
     with torch.no_grad():
         loss_of_few, loss_of_many = (
-            module.model.window_loss(windows.tokens_BS, windows.target_BT).item() for windows in (few, many)
+            module.model.window_loss([(windows.tokens_BS, windows.target_BT)]).item() for windows in (few, many)
         )
     expected = (loss_of_few * 20 * 1 + loss_of_many * 20 * 5) / (20 * 6)
     assert float(run.callback_metrics["train/loss"]) == pytest.approx(expected, rel=1e-6)
     assert expected != pytest.approx((loss_of_few + loss_of_many) / 2, rel=1e-6)
 
 
+def test_the_loss_of_uneven_parts_is_the_mean_over_all_their_targets() -> None:
+    module = module_of().eval()
+    whole = fifty_examples(module)
+    parts = [SequenceBatch(*(t if t is None else t[rows] for t in whole)) for rows in (slice(0, 45), slice(45, 50))]
+    loss, targets = module.batch_loss(parts)
+    torch.testing.assert_close(loss, module.model.loss(whole.tokens_BS, whole.codes_BL))
+    assert targets == 50
+
+
 def test_it_learns_windows_by_heart(tmp_path: Path) -> None:
     module = causal_of(learning_rate=1e-2, weight_decay=0.0, warmup_steps=10)
     windows = windows_of(module, first=1)
-    trainer(tmp_path, max_epochs=100).fit(module, loader(windows))
+    trainer(tmp_path, max_epochs=100).fit(module, in_parts(windows))
     module.eval()
     last_B = TRIE.find(module.model.tokens.decode(windows.tokens_BS[:, -3:]))
     with torch.no_grad():
-        assert module.model.window_loss(windows.tokens_BS, windows.target_BT) < 0.1
+        assert module.model.window_loss([(windows.tokens_BS, windows.target_BT)]) < 0.1
         users = fifty_examples(module)._replace(tokens_BS=windows.tokens_BS[:, :-3])
         for constrained in (False, True):
             found = module.recommend(users, TRIE, 2, constrained)
@@ -158,7 +172,7 @@ def test_it_learns_windows_by_heart(tmp_path: Path) -> None:
 def test_weight_decay_is_for_matrices_alone(tmp_path: Path) -> None:
     module = module_of(weight_decay=0.3)
     run = trainer(tmp_path, max_epochs=1)
-    run.fit(module, loader(fifty_examples(module)))
+    run.fit(module, in_parts(fifty_examples(module)))
     matrices, vectors = run.optimizers[0].param_groups
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.3, 0.0)
     assert all(p.ndim == 2 for p in matrices["params"]) and all(p.ndim == 1 for p in vectors["params"])
@@ -180,7 +194,7 @@ def test_the_rate_follows_the_schedule_step_by_step(schedule: str, factors: dict
 
     module, rates = module_of(schedule=schedule, learning_rate=0.1, warmup_steps=2), Rates()
     batch = fifty_examples(module)
-    trainer(tmp_path, max_epochs=4, callbacks=[rates]).fit(module, loader(batch, batch))
+    trainer(tmp_path, max_epochs=4, callbacks=[rates]).fit(module, in_parts(batch, batch))
     assert len(rates.rates) == 8
     for step, factor in factors.items():
         assert rates.rates[step] == pytest.approx(0.1 * factor)
@@ -206,7 +220,7 @@ def test_an_epoch_draws_its_dropout_from_the_seed_and_its_number(tmp_path: Path)
     for seed, callbacks in ((0, []), (0, [Disturbance()]), (1, [])):
         module = module_of(dropout=0.3)
         module.seed = seed  # the same initial weights, another dropout
-        trainer(tmp_path, max_epochs=3, callbacks=callbacks).fit(module, loader(fifty_examples(module)))
+        trainer(tmp_path, max_epochs=3, callbacks=callbacks).fit(module, in_parts(fifty_examples(module)))
         results.append(weights(module))
     assert all(torch.equal(a, b) for a, b in zip(results[0], results[1], strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(results[0], results[2], strict=True))
@@ -220,5 +234,5 @@ def test_two_epochs_draw_different_dropout(tmp_path: Path) -> None:
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
             losses.append(float(trainer.callback_metrics["train/loss"]))
 
-    trainer(tmp_path, max_epochs=2, callbacks=[Losses()]).fit(module, loader(fifty_examples(module)))
+    trainer(tmp_path, max_epochs=2, callbacks=[Losses()]).fit(module, in_parts(fifty_examples(module)))
     assert losses[0] != losses[1]

@@ -26,9 +26,9 @@ from tests.models.tiny_causal import (
 
 def states(model: Causal, tokens_BS: Tensor) -> Tensor:
     """(B, P, D) the states before every code of every item."""
-    start_B1, items_BTL = model.split(tokens_BS, targets=1)
-    target_BT = torch.ones(items_BTL.shape[:2], dtype=torch.bool)
-    return model.target_states(start_B1, items_BTL, target_BT).view(len(tokens_BS), -1, model.embedding.shape[1])
+    items = tokens_BS.shape[1] // model.tokens.num_levels
+    known, tokens_XL = model.before_targets([(tokens_BS, torch.ones(len(tokens_BS), items, dtype=torch.bool))])
+    return model.depth_states(known, tokens_XL).view(len(tokens_BS), -1, model.embedding.shape[1])
 
 
 def differ(one_PD: Tensor, other_PD: Tensor) -> list[bool]:
@@ -80,7 +80,7 @@ def test_loss_is_the_window_loss_of_the_target_behind_the_history(form: str, num
     tokens_BS = sequences(model, [1, 4, MAX_ITEMS])
     codes_BL = EVERY_NL[[3, 40, 59]]
     expected = [
-        model.window_loss(followed(model, bare(tokens_S), codes_L[None]), last_of(length + 1)[None])
+        model.window_loss([(followed(model, bare(tokens_S), codes_L[None]), last_of(length + 1)[None])])
         for tokens_S, codes_L, length in zip(tokens_BS, codes_BL, [1, 4, MAX_ITEMS], strict=True)
     ]
     torch.testing.assert_close(model.loss(tokens_BS, codes_BL), torch.stack(expected).mean())
@@ -103,7 +103,17 @@ def test_window_loss_is_the_mean_loss_of_its_targets_after_their_prefixes(form: 
             codes_1L = model.tokens.decode(tokens_S[None, end : end + 3])
             losses.append(model.loss(tokens_S[None, :end], codes_1L))
     assert len(losses) == 4 + 1 + 3
-    torch.testing.assert_close(model.window_loss(tokens_BS, target_BT), torch.stack(losses).mean())
+    torch.testing.assert_close(model.window_loss([(tokens_BS, target_BT)]), torch.stack(losses).mean())
+
+
+@both_forms
+@torch.no_grad()
+def test_parts_of_any_length_have_the_loss_of_all_their_targets_together(form: str) -> None:
+    model = tiny(form)
+    tokens_BS, place_T = sequences(model, [5, 2, MAX_ITEMS + 1]), torch.arange(MAX_ITEMS + 1)
+    target_BT = (place_T >= 1) & (place_T < torch.tensor([[5], [2], [MAX_ITEMS + 1]]))
+    parts = [(tokens_BS[rows, : 3 * n], target_BT[rows, :n]) for rows, n in (([1], 2), ([0, 2], MAX_ITEMS + 1))]
+    torch.testing.assert_close(model.window_loss(parts), model.window_loss([(tokens_BS, target_BT)]))
 
 
 @both_forms
@@ -117,7 +127,7 @@ def test_padding_changes_nothing(form: str, num_user_tokens: int) -> None:
     torch.testing.assert_close(model.loss(padded_BS, codes_BL), model.loss(tokens_BS, codes_BL))
     target_BT = torch.tensor([[False, True, True]])
     padded_BT = torch.nn.functional.pad(target_BT, (0, 2))
-    torch.testing.assert_close(model.window_loss(padded_BS, padded_BT), model.window_loss(tokens_BS, target_BT))
+    torch.testing.assert_close(model.window_loss([(padded_BS, padded_BT)]), model.window_loss([(tokens_BS, target_BT)]))
     tree = Trie.from_codes(EVERY_NL)
     one, other = (beam_search(model, model.begin(t_BS), tree, 7) for t_BS in (tokens_BS, padded_BS))
     assert torch.equal(one.items_BK, other.items_BK)
@@ -144,18 +154,18 @@ def test_only_training_smooths_the_labels(form: str) -> None:
     model = tiny(form, label_smoothing=0.3, dropout=0.0)
     tokens_BS = sequences(model, [4])
     target_BT = torch.tensor([[False, True, False, True]])
-    start_B1, items_BTL = model.split(tokens_BS, targets=1)
-    states_XLD = model.target_states(start_B1, items_BTL, target_BT)
+    known, tokens_XL = model.before_targets([(tokens_BS, target_BT)])
+    states_XLD = model.depth_states(known, tokens_XL)
     plain, smooth = [], []
-    for states_LD, codes_L in zip(states_XLD, model.tokens.decode(items_BTL[target_BT]), strict=True):
+    for states_LD, codes_L in zip(states_XLD, model.tokens.decode(tokens_XL), strict=True):
         for level, code in enumerate(codes_L):
             loss_V = -model.logits(states_LD[level], level).log_softmax(-1)
             plain.append(loss_V[code])
             smooth.append(0.7 * loss_V[code] + 0.3 * loss_V.mean())
     expected_plain, expected_smooth = (torch.stack(losses).mean().float() for losses in (plain, smooth))
     assert expected_plain != expected_smooth
-    torch.testing.assert_close(model.window_loss(tokens_BS, target_BT), expected_plain)
-    torch.testing.assert_close(model.train().window_loss(tokens_BS, target_BT), expected_smooth)
+    torch.testing.assert_close(model.window_loss([(tokens_BS, target_BT)]), expected_plain)
+    torch.testing.assert_close(model.train().window_loss([(tokens_BS, target_BT)]), expected_smooth)
 
 
 @both_forms

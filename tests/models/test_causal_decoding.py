@@ -33,9 +33,8 @@ def slow_scores(model: Causal, tokens_S: Tensor, codes_NL: Tensor, constrained: 
     """The slow twin of decoding: every item written behind the user's own history and scored code by code. Constrained,
     a softmax runs over the codes alone that some item has after the same prefix."""
     whole_NS = followed(model, bare(tokens_S), codes_NL)
-    start_N1, items_NTL = model.split(whole_NS, targets=1)
-    target_NT = last_of(items_NTL.shape[1]).expand(len(codes_NL), -1)
-    states_NLD = model.target_states(start_N1, items_NTL, target_NT)
+    target_NT = last_of(whole_NS.shape[1] // model.tokens.num_levels).expand(len(codes_NL), -1)
+    states_NLD = model.depth_states(*model.before_targets([(whole_NS, target_NT)]))
     items = [tuple(codes) for codes in codes_NL.tolist()]
     scores = []
     for states_LD, codes in zip(states_NLD, items, strict=True):

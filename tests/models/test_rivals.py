@@ -69,6 +69,11 @@ def histories(count: int = 5) -> tuple[Tensor, Tensor]:
     return item_BT.masked_fill(torch.arange(LONGEST) >= length_B[:, None], -1), torch.arange(count)
 
 
+def as_read(model: NextItem) -> Tensor:
+    """(N, D), what items of a history are to the model."""
+    return model.items * model.items.shape[1] ** 0.5
+
+
 @pytest.mark.parametrize("config", CAUSAL, ids=name_of)
 def test_a_state_sees_no_later_item(config: NextItemConfig) -> None:
     model = built(config).eval()
@@ -134,7 +139,7 @@ def test_fifty_users_are_learnt_by_heart(config: NextItemConfig) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(300):
         optimizer.zero_grad()
-        model.window_loss(item_BT, user_B, target_BT).backward()
+        model.window_loss([(item_BT, user_B, target_BT)]).backward()
         optimizer.step()
     first_B = model.eval().scores(item_BT[:, :4], user_B).argmax(1)
     assert (first_B == item_BT[:, 4]).float().mean() > 0.9
@@ -154,18 +159,36 @@ def test_windows_train_every_target_once_and_nothing_else() -> None:
         for row, place in target_BT.nonzero().tolist()
     ]
     expected = torch.stack(losses).mean()
-    torch.testing.assert_close(model.window_loss(item_BT, user_B, target_BT), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(model.window_loss([(item_BT, user_B, target_BT)]), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("config", CAUSAL, ids=name_of)
+def test_parts_of_any_length_have_the_loss_of_all_their_targets_together(config: NextItemConfig) -> None:
+    model = built(config).eval()
+    item_BT, user_B = histories()
+    target_BT = (item_BT >= 0) & (torch.arange(LONGEST) >= 1)
+    parts = [(item_BT[rows, :n], user_B[rows], target_BT[rows, :n]) for rows, n in (([1, 2], 3), ([3, 4], LONGEST))]
+    whole = (item_BT[1:], user_B[1:], target_BT[1:])
+    torch.testing.assert_close(model.window_loss(parts), model.window_loss([whole]), atol=1e-5, rtol=1e-4)
+
+
+def test_pretraining_on_parts_is_the_mean_over_all_their_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    model: S3Rec = built(S3RecConfig(**SMALL, ff_width=64))
+    monkeypatch.setattr(model, "_pretraining_sum", lambda item_BT: (item_BT + 1.0).sum())
+    loss = model.pretraining_loss([torch.tensor([[1, 2], [3, -1]]), torch.tensor([[4, 5, 6]])])
+    assert loss.item() == pytest.approx((2 + 3 + 4 + 5 + 6 + 7) / 6)
 
 
 def test_caser_is_its_convolutions_over_the_last_items() -> None:
     model: Caser = built(CaserConfig(**SMALL, length=3)).eval()
     item_BT, user_B = histories()
+    read_ND = as_read(model)
     for row, items in enumerate(item_BT.tolist()):
         real = [item for item in items if item >= 0]
         for place in range(len(real)):
             image_LD = torch.zeros(3, 32)
             for back, item in enumerate(reversed(real[max(0, place - 2) : place + 1])):
-                image_LD[2 - back] = model.items[item]
+                image_LD[2 - back] = read_ND[item]
             vertical = (model.vertical.weight @ image_LD + model.vertical.bias[:, None]).T.flatten()
             parts = [vertical]
             for height in range(1, 4):
@@ -182,7 +205,7 @@ def test_caser_is_its_convolutions_over_the_last_items() -> None:
 def test_hgn_is_its_gates_over_the_last_items() -> None:
     model: HGN = built(HGNConfig(**SMALL, length=3)).eval()
     item_BT, user_B = histories()
-    states_BTD = model.states(item_BT, user_B)
+    states_BTD, read_ND = model.states(item_BT, user_B), as_read(model)
     for row, items in enumerate(item_BT.tolist()):
         real = [item for item in items if item >= 0]
         for place in range(len(real)):
@@ -191,11 +214,11 @@ def test_hgn_is_its_gates_over_the_last_items() -> None:
             openings = model.instance_user(user_D)[3 - len(window) :]
             gated, weights = [], []
             for item, by_user in zip(window, openings, strict=True):
-                gate_D = (model.feature(model.items[item]) + model.feature_user(user_D)).sigmoid()
-                gated.append(model.items[item] * gate_D)
+                gate_D = (model.feature(read_ND[item]) + model.feature_user(user_D)).sigmoid()
+                gated.append(read_ND[item] * gate_D)
                 weights.append((model.instance(gated[-1])[0] + by_user).sigmoid())
             pooled_D = sum(w * x_D for w, x_D in zip(weights, gated, strict=True)) / sum(weights)
-            expected = user_D + pooled_D + sum(model.items[item] for item in window)
+            expected = user_D + pooled_D + sum(read_ND[item] for item in window)
             torch.testing.assert_close(states_BTD[row, place], expected, atol=1e-6, rtol=1e-4)
 
 
@@ -203,7 +226,7 @@ def test_hstu_attends_as_in_the_paper() -> None:
     model: HSTU = built(HSTUConfig(**SMALL, num_layers=1)).eval()
     item_BT = torch.randint(0, ITEMS, (1, 4), generator=torch.Generator().manual_seed(4))
     layer: Any = model.layers[0]
-    x_TD = model.items[item_BT[0]] + model.position[:4]
+    x_TD = as_read(model)[item_BT[0]] + model.position[:4]
     gate, query, key, value = F.silu(layer.fused(layer.norm(x_TD))).chunk(4, dim=1)
     rows = []
     for place in range(4):
@@ -227,7 +250,7 @@ def test_gru4rec_is_torchs_recurrent_network_on_whole_histories() -> None:
     model = built(GRU4RecConfig(**SMALL, hidden=48)).eval()
     item_BT, user_B = histories()
     for row, length in enumerate((item_BT >= 0).sum(1)):
-        _, last = model.recurrent(model.items[item_BT[row, :length]][None])
+        _, last = model.recurrent(as_read(model)[item_BT[row, :length]][None])
         torch.testing.assert_close(model.scores(item_BT, user_B)[row], model.out(last[-1, 0]) @ model.items.T)
 
 
@@ -297,7 +320,7 @@ def test_pretraining_teaches_attributes_and_items() -> None:
     losses = []
     for _ in range(200):
         optimizer.zero_grad()
-        losses.append(model.pretraining_loss(item_BT))
+        losses.append(model.pretraining_loss([item_BT]))
         losses[-1].backward()
         optimizer.step()
     assert losses[-1] < 0.7 * losses[0]

@@ -61,7 +61,7 @@ def test_without_items_of_its_own_it_is_the_item_form() -> None:
         model.items.zero_(), model.content.weight.zero_()
     plain.load_state_dict({name: w for name, w in model.state_dict().items() if name in plain.state_dict()})
     given = windows(model, histories(5, 3, 8))
-    assert torch.equal(model.window_loss(*given), plain.window_loss(*given))
+    assert torch.equal(model.window_loss([given]), plain.window_loss([given]))
 
 
 def test_inputs_are_codes_content_and_the_item_itself() -> None:
@@ -83,7 +83,7 @@ def test_the_item_loss_is_a_softmax_over_cosines_after_every_prefix() -> None:
         part.eval()  # dropout aside, what is left of training is the item loss
     given = windows(model, items_BT)
     model.eval()
-    codes_loss = model.window_loss(*given)
+    codes_loss = model.window_loss([given])
     answers_ND = F.normalize(model.items + model.content(centred(content().vectors_ND)), dim=1)
     losses = []
     for row, length in enumerate((5, 3)):
@@ -98,7 +98,16 @@ def test_the_item_loss_is_a_softmax_over_cosines_after_every_prefix() -> None:
     model.trunk.rate = model.depth.rate = 0.0
     for layer in (*model.trunk.layers, *model.depth.layers):
         layer.rate = 0.0
-    assert torch.allclose(model.window_loss(*given), codes_loss + 0.3 * torch.stack(losses).mean(), atol=1e-5)
+    assert torch.allclose(model.window_loss([given]), codes_loss + 0.3 * torch.stack(losses).mean(), atol=1e-5)
+
+
+def test_parts_of_any_length_have_the_histories_of_all_their_targets() -> None:
+    model, items_BT = tiny(), histories(2, 5, 4)
+    whole_XT = model.histories([windows(model, items_BT)])
+    parts_XT = model.histories([windows(model, items_BT[:1, :2]), windows(model, items_BT[1:])])
+    assert torch.equal(parts_XT, whole_XT) and len(whole_XT) == 1 + 4 + 3
+    assert whole_XT[0].tolist() == [items_BT[0, 0], -1, -1, -1, -1]
+    assert whole_XT[-1].tolist() == [*items_BT[2, :3].tolist(), -1, -1]
 
 
 def test_no_state_sees_a_later_item() -> None:
@@ -155,7 +164,7 @@ def test_it_learns_users_by_heart() -> None:
     torch.manual_seed(0)
     for _ in range(300):
         optimizer.zero_grad()
-        model.window_loss(*windows(model, items_BT)).backward()
+        model.window_loss([windows(model, items_BT)]).backward()
         optimizer.step()
     model.eval()
     lists = beam_search(model, model.begin(tokens(model, items_BT[:, :5])), table().trie, 5)
@@ -167,7 +176,7 @@ def test_tables_move_with_the_model_and_are_no_weights() -> None:
     assert not {"vectors_NE", "trie"} & {name.partition(".")[0] for name in model.state_dict()}
     moved = model.double()
     assert moved.vectors_NE.dtype == torch.double and moved.trie.leaf_item.dtype == torch.int32
-    assert torch.isfinite(moved.window_loss(*windows(moved, histories(4, 3))))
+    assert torch.isfinite(moved.window_loss([windows(moved, histories(4, 3))]))
 
 
 def test_mistakes() -> None:
@@ -191,7 +200,7 @@ def test_it_learns_whether_items_come_again(again: bool) -> None:
     given = windows(model, items_BT)
     for _ in range(20):
         optimizer.zero_grad()
-        model.window_loss(*given).backward()
+        model.window_loss([given]).backward()
         optimizer.step()
     assert model.again.item() > 0.02 if again else model.again.item() < -0.02
 
@@ -211,6 +220,6 @@ def test_an_item_that_came_three_times_has_the_gradient_of_one() -> None:
 @pytest.mark.parametrize(("item_loss", "repeats"), [(0.0, True), (0.5, False)])
 def test_what_is_not_learnt_is_no_parameter(item_loss: float, repeats: bool) -> None:
     model = tiny(item_loss, repeats).train()
-    model.window_loss(*windows(model, histories(5, 3))).backward()
+    model.window_loss([windows(model, histories(5, 3))]).backward()
     assert model.again is None and "again" not in model.state_dict()
     assert all(parameter.grad is not None for parameter in model.parameters()), "DDP waits for every gradient"
