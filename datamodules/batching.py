@@ -8,7 +8,7 @@ import numpy as np
 from sid.errors import UserError
 
 PART_COST = 200
-"""Places that a CPU reads in the time that one part more takes: of 16, 64, 200, 1,000 the best for TIGER and Sidlight."""
+"""Places that a CPU reads in the time that one part more takes: of 16, 64, 200, 1,000 the best for TIGER, Sidlight."""
 
 
 def random_batches(
