@@ -8,6 +8,7 @@ each level has a softmax over its own codes.
 Legend: B users or windows, S tokens, T items of a sequence, X targets, L levels, K beams, V codes of a level, D width.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -267,7 +268,8 @@ class ItemCausal(Causal):
 
     def user_states(self, start_B1: Tensor, items_BTL: Tensor) -> Tensor:
         """(B, 1 + T, D): what is known of a user before the first item, and after each."""
-        items_BTD = self.item_inputs(items_BTL)
+        # Learnt small, and read at about the size of what the layers add: as in `models.next_item.NextItem.embed`.
+        items_BTD = self.item_inputs(items_BTL) * math.sqrt(self.embedding.shape[1])
         kept_BT = self.kept(items_BTL)
         if kept_BT is not None:
             items_BTD = items_BTD * kept_BT[..., None]

@@ -27,7 +27,7 @@ def sidlight(name: str, data: CatalogConfig, published: dict[str, dict[str, floa
     base = causal(name, data, published)
     return replace(
         base,
-        model=SidlightConfig(repeats=True),
+        model=SidlightConfig(dropout=0.4, repeats=True),
         optimizer=replace(base.optimizer, learning_rate=3e-3),
         train=replace(base.train, max_epochs=12),
     )
