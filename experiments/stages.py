@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from sid.errors import UserError
 
-VERSIONS = {"prepare": 1, "embed": 1, "tokenize": 1, "train": 2, "evaluate": 3}
+VERSIONS = {"prepare": 1, "embed": 1, "tokenize": 1, "train": 2, "evaluate": 4}
 """The stages in order. A number is raised when the code of its stage changes what it writes."""
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 

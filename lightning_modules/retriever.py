@@ -15,7 +15,7 @@ from lightning_modules.finite import require_finite
 from lightning_modules.schedules import cosine, inverse_sqrt
 from sid.errors import UserError
 
-ENTRANCES = ("loss", "window_loss", "pretraining_loss", "begin", "next_logp", "rerank", "look_inside", "scores")
+ENTRANCES = ("loss", "window_loss", "pretraining_loss", "begin", "next_logp", "worth", "look_inside", "scores")
 """What is called of a model from outside; each where a model has it."""
 
 

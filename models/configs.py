@@ -218,7 +218,7 @@ class SidlightConfig(CausalConfig):
     temperature: float = 0.07
     """Of the cosines of that loss."""
     judge: float = 4.0
-    """Weight of whole items beside the log-likelihood of the codes in the order of what was written; 0: codes alone."""
+    """Weight of whole items beside the log-likelihood of the codes in the score of a beam; 0: codes alone."""
     repeats: bool = field(default=False, metadata=IF_SET)
     """Learn how much likelier, or less likely, an item is for being in the history already."""
 

@@ -4,11 +4,12 @@ An item of the history is the sum of three: its code embeddings, as in `models.c
 vector, which the codes keep only roughly; and an embedding of its own, for who chose what. The same vectors answer a
 softmax over all items from the trunk's states, an additional loss. There, what is in the history already has a logit of
 its own to add, one number for all items and users: whether things come again is a habit of the data, which states of
-items that are told from each other by likeness cannot know. What is written is semantic IDs, as everywhere; the items
-that were written are then put in order by both (`rerank`).
+items that are told from each other by likeness cannot know. What is written is semantic IDs, as everywhere; which beams
+go on, and in what order their items end, is decided by both: the likelihood of the codes, and the best of the whole
+items below them (`worth`).
 
 Legend: B users or windows, S tokens, T items of a history, X targets, P pairs of a target and an item of its history, N
-items, L levels, K beams, D width, E width of content.
+items, L levels, D width, E width of content.
 """
 
 import math
@@ -23,7 +24,6 @@ from models.attention import Shape
 from models.causal import INIT_STD, ItemCausal, Reading, Windows
 from models.configs import Content
 from models.next_item import looked_up
-from sid.decode import Recommendations
 from sid.tokens import PAD, TokenSpace
 from sid.trie import Trie
 
@@ -36,7 +36,7 @@ class Sidlight(ItemCausal):
         content: codes and content vectors of all items.
         item_loss: weight of the loss over whole items, in training alone.
         temperature: of its softmax over cosines.
-        judge: weight of these cosines, over the temperature, beside the log-likelihood of the codes in the final order.
+        judge: weight of these cosines, over the temperature, beside the log-likelihood of the codes in a beam's score.
         repeats: learn, from the loss over whole items, what those of the history have more or less than others.
     """
 
@@ -115,17 +115,12 @@ class Sidlight(ItemCausal):
         more_P = (self.again.float() / self.temperature).expand(len(row_P))
         return logits_XN.index_put_((row_P, sorted_XT[row_P, place_P]), more_P, accumulate=True)
 
-    def rerank(self, state: Reading, lists: Recommendations) -> Tensor:
-        """(B, K) scores that decide the order of the items that were written: the log-likelihood of their codes, and
-        `judge` times their logits among whole items. What normalises those is the same for all items of a user."""
+    def worth(self, state: Reading) -> Tensor:
+        """(B, N) float32, `judge` times the logits of whole items: what leads the beams, beside the likelihood of their
+        codes. What normalises the logits is the same for all items of a user."""
         assert state.user_BD is not None and state.items_BTL is not None
-        item_BK = lists.items_BK.clamp_min(0)
-        items_BKD = F.embedding(item_BK, self.items) + self.content(F.embedding(item_BK, self.vectors_NE))
-        cosine_BK = torch.einsum("bkd,bd->bk", *(F.normalize(x.float(), dim=-1) for x in (items_BKD, state.user_BD)))
-        if self.again is not None:
-            had_BK = (item_BK[:, :, None] == self.numbers(state.items_BTL)[:, None]).any(2)
-            cosine_BK = cosine_BK + had_BK * self.again.float()
-        return lists.scores_BK + self.judge / self.temperature * cosine_BK
+        with torch.autocast(state.user_BD.device.type, enabled=False):
+            return self.judge * self.item_logits(state.user_BD.float(), self.numbers(state.items_BTL))
 
 
 def centred(vectors_ND: np.ndarray) -> Tensor:

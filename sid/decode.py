@@ -4,6 +4,7 @@ Legend: B users, K beams, A beams that the model is asked about, V codes of a le
 prefix, L levels, N items, X places, T items that were seen.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -75,6 +76,7 @@ def beam_search(
     constrained: bool = False,
     trace: list[Tensor] | None = None,
     sampler: Sampler | None = None,
+    worth: Sequence[Tensor] | None = None,
 ) -> Recommendations:
     """The `num_beams` most likely semantic IDs of the tree for every user, best first.
 
@@ -89,6 +91,9 @@ def beam_search(
 
     With a `sampler` (`constrained` only) the items are drawn without replacement, each time with its probability among
     those that are left, and come in the order of the draws; see `sid.sampling`.
+
+    `worth` has for every level what each of its nodes in the trie is worth to a user (B, n) beside the likelihood of
+    its codes. The sum of both decides which beams go on, and is the score.
 
     The first step runs on one beam. Where a catalogue holds fewer than `num_beams` items the rest is filled with item
     -1 at score -inf.
@@ -106,6 +111,8 @@ def beam_search(
         width = gain_BKC.shape[2]
         total_BKC = logp_BK[..., None] + gain_BKC
         rank_BKC = total_BKC if sampler is None else children_ranks(total_BKC, rank_BK, sampler)
+        if worth is not None:
+            rank_BKC = rank_BKC + worth[level].gather(1, child.nodes_BKC.flatten(1)).view_as(total_BKC)
         rank_BK, picks_BK = rank_BKC.flatten(1).topk(min(num_beams, rank_BKC[0].numel()))
         logp_BK = total_BKC.flatten(1).gather(1, picks_BK)
         parents_BK = picks_BK // width
@@ -126,7 +133,7 @@ def beam_search(
     missing = (0, num_beams - items_BK.shape[1])
     return Recommendations(
         F.pad(items_BK, missing, value=-1),
-        F.pad(logp_BK, missing, value=-torch.inf),
+        F.pad(logp_BK if worth is None else rank_BK, missing, value=-torch.inf),
         F.pad(prefix_BKL, (0, 0, *missing), value=-1),
     )
 
@@ -140,17 +147,14 @@ def recommended(
     trace: list[Tensor] | None = None,
     sampler: Sampler | None = None,
 ) -> Recommendations:
-    """A beam search, whose items a model that can judge whole items then puts in its own order.
+    """A beam search, led by what whole items are worth where a model can judge those.
 
-    Such a model offers `rerank(state, lists) -> (B, K)` scores of the items of the lists.
+    Such a model offers `worth(state) -> (B, N)`. A prefix is worth as much as the best item below it, so the beam that
+    leads to an item whose worth outweighs all else is not given up on the way.
     """
-    lists = beam_search(model, state, tree, num_beams, constrained, trace, sampler)
-    judge = getattr(model, "rerank", None)
-    if judge is None or sampler is not None:
-        return lists
-    scores_BK = judge(state, lists).masked_fill(lists.items_BK < 0, -torch.inf)
-    order_BK = scores_BK.argsort(dim=1, descending=True, stable=True)
-    return lists._replace(scores_BK=scores_BK).ordered(order_BK)
+    judge = None if sampler is not None else getattr(model, "worth", None)
+    worth = None if judge is None else tree.best(judge(state))
+    return beam_search(model, state, tree, num_beams, constrained, trace, sampler, worth)
 
 
 def top_items(scores_BN: Tensor, items_C: Tensor, num_items: int, sampler: Sampler | None = None) -> Recommendations:

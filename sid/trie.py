@@ -35,6 +35,9 @@ class PrefixTree(Protocol):
     def items(self, nodes_BK: Tensor, codes_BKL: Tensor) -> Tensor:
         """Items of finished sequences (B, K); -1 where the codes belong to no item."""
 
+    def best(self, worth_BN: Tensor) -> list[Tensor]:
+        """For every level (B, n), the greatest worth of an item below each node. B users, N items."""
+
     def to(self, device: torch.device | str) -> "PrefixTree":
         """The same tree on another device."""
 
@@ -115,6 +118,16 @@ class Trie:
     def items(self, nodes_BK: Tensor, codes_BKL: Tensor) -> Tensor:
         return self.leaf_item[nodes_BK].long()
 
+    def best(self, worth_BN: Tensor) -> list[Tensor]:
+        """For every level (B, n), the greatest worth of an item below each node. B users, N items."""
+        levels = [worth_BN[:, self.leaf_item]]
+        for first_child in reversed(self.first_child):
+            nodes = torch.arange(len(first_child) - 1, device=first_child.device)
+            parents_Bn = nodes.repeat_interleave(first_child.diff()).expand_as(levels[0])
+            least_Bn = levels[0].new_full((len(worth_BN), len(nodes)), -torch.inf)
+            levels.insert(0, least_Bn.scatter_reduce(1, parents_Bn, levels[0], "amax"))
+        return levels
+
     def below(self, prefix: Sequence[int]) -> Tensor:
         """(X,) the items whose codes begin with the prefix, in lexicographic order."""
         low, end = 0, len(self.codes[0])
@@ -168,6 +181,9 @@ class FreeTree:
 
     def items(self, nodes_BK: Tensor, codes_BKL: Tensor) -> Tensor:
         return self.trie.find(codes_BKL)
+
+    def best(self, worth_BN: Tensor) -> list[Tensor]:
+        raise ValueError("codes that are no item are worth nothing; search the trie")
 
     def to(self, device: torch.device | str) -> "FreeTree":
         """The same tree on another device."""

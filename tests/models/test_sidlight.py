@@ -130,17 +130,16 @@ def test_beams_score_items_as_teacher_forcing_does() -> None:
             assert float(lists.scores_BK[0, beam]) == pytest.approx(-float(loss) * table().num_levels, abs=1e-4)
 
 
-def test_the_order_of_the_list_is_by_codes_and_whole_items() -> None:
+def test_a_score_is_that_of_the_codes_and_of_the_whole_item() -> None:
     model, items_BT = tiny().eval(), histories(7, 2, 5)
     with torch.no_grad():
         state = model.begin(tokens(model, items_BT))
-        written, lists = (search(model, state, table().trie, 20) for search in (beam_search, recommended))
+        written, lists = (search(model, state, table().trie, ITEMS) for search in (beam_search, recommended))
         states_BD = model.user_states(*model.split(tokens(model, items_BT), targets=0))[[0, 1, 2], [7, 2, 5]]
         whole_BN = model.item_logits(states_BD, items_BT)
     assert lists.codes_BKL is not None
     for row in range(3):
         items, logp = written.items_BK[row].tolist(), written.scores_BK[row].tolist()
-        assert set(items) & set(items_BT[row].tolist()), "nothing of the history was written"
         scores = {
             item: score + model.judge * float(whole_BN[row, item]) for item, score in zip(items, logp, strict=True)
         }
@@ -148,6 +147,14 @@ def test_the_order_of_the_list_is_by_codes_and_whole_items() -> None:
         assert lists.items_BK[row].tolist() == order
         assert lists.scores_BK[row].tolist() == pytest.approx([scores[item] for item in order], abs=1e-3)
         assert torch.equal(lists.codes_BKL[row], table().codes_NL[lists.items_BK[row]])
+
+
+def test_whole_items_are_not_rounded_where_states_are() -> None:
+    model, items_BT = tiny().eval(), histories(7)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        worth_BN = model.worth(model.begin(tokens(model, items_BT)))
+    assert worth_BN.dtype == torch.float32
+    assert (worth_BN != worth_BN.bfloat16().float()).float().mean() > 0.9
 
 
 def test_places_without_an_item_stay_last() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sid.decode import Recommendations, beam_search
+from sid.decode import Recommendations, beam_search, recommended
 from sid.trie import FreeTree, Trie
 
 
@@ -138,6 +138,53 @@ def test_with_as_many_beams_as_items_it_ranks_like_scoring_every_item(
         scored = sorted(((model.likelihood(user, c), i) for i, c in enumerate(codes)), reverse=True)
         assert found.items_BK[user].tolist() == [item for _, item in scored]
         assert found.scores_BK[user].tolist() == pytest.approx([score for score, _ in scored])
+
+
+class Judging(Lookup):
+    """A model that also judges whole items (B, N)."""
+
+    worth_BN: Tensor
+
+    def worth(self, state: Written) -> Tensor:
+        return self.worth_BN
+
+
+def judged(problem: tuple[Lookup, list[tuple[int, ...]]], strength: float) -> tuple[Judging, list[tuple[int, ...]]]:
+    (plain, codes), draw = problem, torch.Generator().manual_seed(5)
+    model = Judging(plain.sizes, plain.logp)
+    model.worth_BN = strength * torch.randn(2, len(codes), generator=draw, dtype=torch.double)
+    return model, codes
+
+
+@settings(max_examples=50, deadline=None)
+@given(problems(), st.integers(1, 30), st.sampled_from([0.3, 3.0]))
+def test_a_search_led_by_whole_items_equals_the_slow_one_at_every_width(
+    problem: tuple[Lookup, list[tuple[int, ...]]], width: int, strength: float
+) -> None:
+    model, codes = judged(problem, strength)
+    found = recommended(model, model.begin(), Trie.from_codes(torch.tensor(codes)), width)
+    for user in range(2):
+        worth = dict(zip(codes, model.worth_BN[user].tolist(), strict=True))
+        beams: list[Beam] = [(0.0, ())]
+        for level in range(len(model.sizes)):
+            longer = {c[: level + 1] for c in codes if c[:level] in {written for _, written in beams}}
+            scored = [
+                (model.likelihood(user, c) + max(w for other, w in worth.items() if other[: level + 1] == c), c)
+                for c in longer
+            ]
+            beams = sorted(scored, reverse=True)[:width]
+        check(found, user, beams, {c: i for i, c in enumerate(codes)})
+
+
+@settings(max_examples=50, deadline=None)
+@given(problems(), st.integers(1, 5))
+def test_items_that_are_worth_more_than_all_likelihood_are_never_given_up(
+    problem: tuple[Lookup, list[tuple[int, ...]]], width: int
+) -> None:
+    model, codes = judged(problem, 1e6)
+    found = recommended(model, model.begin(), Trie.from_codes(torch.tensor(codes)), width)
+    most = min(width, len(codes))
+    assert torch.equal(found.items_BK[:, :most], model.worth_BN.topk(most).indices)
 
 
 @settings(max_examples=50, deadline=None)

@@ -111,6 +111,28 @@ def test_a_prefix_is_lone_that_one_item_starts_with(catalogue: tuple[tuple[int, 
         assert trie.lone(level, torch.arange(len(prefixes))[None]).tolist() == [expected]
 
 
+@settings(max_examples=50, deadline=None)
+@given(catalogues(), st.data())
+def test_the_best_below_every_node_is_that_of_the_items_with_its_prefix(
+    catalogue: tuple[tuple[int, ...], Tensor], draw: st.DataObject
+) -> None:
+    sizes, codes_NL = catalogue
+    some = draw.draw(st.lists(st.integers(0, len(codes_NL) - 1), min_size=1, unique=True))
+    worth_BN = torch.randn(2, len(codes_NL), generator=torch.Generator().manual_seed(len(some)))
+    best = Trie.from_codes(codes_NL, torch.tensor(some)).best(worth_BN)
+    for level, found_Bn in enumerate(best, 1):
+        prefixes = sorted({tuple(codes_NL[item, :level].tolist()) for item in some})
+        below = [[item for item in some if tuple(codes_NL[item, :level].tolist()) == prefix] for prefix in prefixes]
+        assert torch.equal(found_Bn, torch.stack([worth_BN[:, items].amax(1) for items in below], dim=1))
+    assert len(best) == len(sizes)
+
+
+def test_codes_that_are_no_item_are_worth_nothing() -> None:
+    trie = Trie.from_codes(torch.tensor([[0, 1], [1, 0]]))
+    with pytest.raises(ValueError, match="search the trie"):
+        FreeTree((2, 2), trie).best(torch.zeros(1, 2))
+
+
 def test_one_item_and_one_level() -> None:
     trie = Trie.from_codes(torch.tensor([[5]]))
     assert trie.num_levels == 1 and trie.branching == (1,)
