@@ -20,6 +20,7 @@ from datamodules.split import SplitConfig
 from sid.errors import UserError
 from sid.table import SIDTable
 from sid.tokens import TokenSpace
+from tests.datamodules.toy_sequences import parts_of
 
 
 def catalog_of(lengths: list[int]) -> Catalog:
@@ -86,7 +87,7 @@ def test_the_long_history_is_what_lies_before_the_short_one(
 
 def test_a_batch_of_short_histories_has_a_long_one_of_no_width() -> None:
     data = data_of(catalog_of([4, 5, 6]), SplitConfig(), max_items=9)
-    batch = next(iter(data.train_dataloader()))
+    (batch,) = next(iter(data.train_dataloader()))
     assert isinstance(batch, SequenceBatch)
     assert batch.long_BT is not None and batch.long_BT.shape == (len(batch.user_B), 0)
 
@@ -95,7 +96,7 @@ def test_a_batch_of_short_histories_has_a_long_one_of_no_width() -> None:
 def test_only_a_model_that_asks_gets_a_long_history_and_lightning_moves_it(reads_long: bool) -> None:
     data = data_of(catalog_of([9, 12, 15]), SplitConfig(), reads_long, max_items=3, eval_batch_size=2)
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
-        for batch in loader:
+        for batch in parts_of(loader):
             moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
             assert isinstance(batch, SequenceBatch) and isinstance(moved, SequenceBatch)
             assert len(batch.inputs) == len(moved.inputs) == 1 + reads_long
