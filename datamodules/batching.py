@@ -8,7 +8,19 @@ import numpy as np
 from sid.errors import UserError
 
 PART_COST = 200
-"""Places that a CPU reads in the time that one part more takes: of 16, 64, 200, 1,000 the best for TIGER, Sidlight."""
+"""Places that a CPU reads in about the time that one part more takes, in Sidlight."""
+
+
+def like_batches(length_E: np.ndarray, batch_size: int, generator: np.random.Generator) -> list[np.ndarray]:
+    """One pass over all examples in batches of `batch_size` (one may be smaller) of like length, in random order.
+
+    Examples are shuffled, sorted by length (the shuffle decides among equals), cut, and the batches shuffled: padding
+    appears only where a batch straddles two lengths.
+    """
+    shuffled_E = generator.permutation(len(length_E))
+    sorted_E = shuffled_E[np.argsort(length_E[shuffled_E], kind="stable")]
+    batches = np.split(sorted_E, range(batch_size, len(sorted_E), batch_size))
+    return [batches[i] for i in generator.permutation(len(batches)) if len(batches[i])]
 
 
 def random_batches(
@@ -16,8 +28,8 @@ def random_batches(
 ) -> list[np.ndarray]:
     """One pass over all examples in random batches of equally many (or one less), about `batch_size` of the cost each.
 
-    Batches of like length need no padding, but they are no random sample: steps that see short histories alone, then
-    long ones alone, end in worse models (experiments/LOG.md, 2026-11-23).
+    Batches of like length need less padding, but they are no random sample: of windows, steps that see short histories
+    alone, then long ones alone, end in worse models (experiments/LOG.md, 2026-11-23).
     """
     num_batches = min(-(-total_cost // batch_size), num_examples)
     return np.array_split(generator.permutation(num_examples), num_batches) if num_batches else []

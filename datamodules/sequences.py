@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from datamodules.batch import SequenceBatch, WindowBatch, token_sequence
-from datamodules.batching import PART_COST, cut_by_length, evaluation_batches, random_batches
+from datamodules.batching import PART_COST, cut_by_length, evaluation_batches, like_batches, random_batches
 from datamodules.catalog import Catalog
 from datamodules.configs import SequenceConfig
 from datamodules.split import Examples, Split
@@ -163,7 +163,6 @@ class SequenceDataModule(lightning.LightningDataModule):
             self._windows = cut_windows(split.train, catalog.offsets_U1, config.max_items, stride)
         self._logs: dict[torch.device, Log] = {}
         self._train_lengths = self.train_collate().lengths()
-        self._train_cost = len(self._train_lengths) if self._windows is None else int(self._train_lengths.sum())
 
     def _device(self) -> torch.device:
         return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
@@ -192,15 +191,20 @@ class SequenceDataModule(lightning.LightningDataModule):
         return WindowCollate(self._log(), self._windows)
 
     def train_parts(self) -> InParts:
-        """What makes training batches. An accelerator pads: there a part costs launches, and places next to nothing."""
-        part_cost = PART_COST if self._device().type == "cpu" else math.inf
-        return InParts(self.train_collate(), self._train_lengths, part_cost)
+        """What makes training batches. Prefixes come in one part: a part would be a model's call, of which processes
+        under FSDP need equally many, and TIGER's are slower in parts than of like length. So do windows on an
+        accelerator, where a part costs launches, and places next to nothing."""
+        in_parts = self._windows is not None and self._device().type == "cpu"
+        return InParts(self.train_collate(), self._train_lengths, PART_COST if in_parts else math.inf)
 
     def _pass(self, number: int, processes: int) -> list[np.ndarray]:
         """The batches of all processes together, without one that has no row for some of them."""
         generator = np.random.default_rng([self.seed, number])
         size = self.config.batch_size * processes
-        batches = random_batches(len(self._train_lengths), self._train_cost, size, generator)
+        if self._windows is None:
+            batches = like_batches(self._train_lengths, size, generator)
+        else:
+            batches = random_batches(len(self._train_lengths), int(self._train_lengths.sum()), size, generator)
         return [rows_B for rows_B in batches if len(rows_B) >= processes]
 
     def batches_per_pass(self, processes: int = 1) -> int:

@@ -18,14 +18,12 @@ from sid.trie import FreeTree, PrefixTree
 
 
 def training_loss(model: Any, parts: Parts) -> tuple[Tensor, int | Tensor]:
-    """The mean loss of the targets of a batch, and their number."""
+    """The mean loss of the targets of a batch, and their number. Prefixes come in one part."""
     if windows := [part for part in parts if isinstance(part, WindowBatch)]:
         loss = model.window_loss([(part.tokens_BS, part.target_BT) for part in windows])
         return loss, torch.stack([part.target_BT.sum() for part in windows]).sum()
-    prefixes = [part for part in parts if isinstance(part, SequenceBatch)]
-    targets = sum(len(part.codes_BL) for part in prefixes)
-    losses = [model.loss(*part.inputs, part.codes_BL) * (len(part.codes_BL) / targets) for part in prefixes]
-    return torch.stack(losses).sum(), targets
+    (prefixes,) = (part for part in parts if isinstance(part, SequenceBatch))
+    return model.loss(*prefixes.inputs, prefixes.codes_BL), len(prefixes.codes_BL)
 
 
 class GenerativeModule(RetrieverModule):

@@ -32,7 +32,7 @@ class Caser(NextItem):
         self.out = nn.Linear(vertical * width + horizontal * length, width)
 
     def states(self, item_BT: Tensor, user_B: Tensor) -> Tensor:
-        embedded_BTD = self.embed(item_BT)
+        embedded_BTD = looked_up(self.items, item_BT)
         vertical_BTDV = self.vertical(recent(embedded_BTD, self.length).transpose(2, 3))
         # A filter's answers are shared by all places that see it: its best within a place is a sliding maximum.
         padded_BDT = F.pad(embedded_BTD, (0, 0, self.length - 1, 0)).transpose(1, 2)

@@ -211,7 +211,6 @@ class BERT4RecConfig(SASRecConfig):
 @dataclass
 class S3RecConfig(BERT4RecConfig):
     reads_attributes: ClassVar[bool] = True
-    dropout: float = 0.5
     pretraining_epochs: int = 20
 
     def check(self) -> None:

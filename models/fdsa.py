@@ -39,5 +39,5 @@ class FDSA(NextItem):
     def states(self, item_BT: Tensor, user_B: Tensor) -> Tensor:
         position_TD = self.position[: item_BT.shape[1]]
         item_BTD = self.item_stack(self.embed(item_BT) + position_TD)
-        feature_BTD = self.feature_stack(self.features(item_BT) + position_TD)
+        feature_BTD = self.feature_stack(self.features(item_BT) * self.scale + position_TD)
         return self.out(torch.cat([item_BTD, feature_BTD], dim=2))

@@ -22,7 +22,7 @@ class HGN(NextItem):
     def states(self, item_BT: Tensor, user_B: Tensor) -> Tensor:
         """The user, the gated items and the items themselves: inner products with an item add up (equation 11)."""
         user_B1D = looked_up(self.users, user_B)[:, None]
-        item_BTLD = recent(self.embed(item_BT), self.length)
+        item_BTLD = recent(looked_up(self.items, item_BT), self.length)
         there_BTL = recent((item_BT >= 0)[..., None].float(), self.length)[..., 0]
         opening_BTLD = (self.feature(item_BTLD) + self.feature_user(user_B1D)[:, :, None]).sigmoid()
         gated_BTLD = dropout(item_BTLD * opening_BTLD, self.rate, self.training)

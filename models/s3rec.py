@@ -46,7 +46,7 @@ class S3Rec(SASRec):
 
     def read(self, item_BT: Tensor, hidden_BT: Tensor) -> Tensor:
         """(B, T, D) states that see both sides, but not the hidden items."""
-        embedded_BTD = torch.where(hidden_BT[..., None], self.mask, self.embed(item_BT))
+        embedded_BTD = torch.where(hidden_BT[..., None], self.mask * self.scale, self.embed(item_BT))
         bias = padding_mask(item_BT, embedded_BTD.dtype)
         return self.stack(embedded_BTD + self.position[: item_BT.shape[1]], bias)
 

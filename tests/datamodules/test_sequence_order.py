@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.amazon import AmazonConfig
-from datamodules.batching import cut_by_length, evaluation_batches, random_batches
+from datamodules.batching import cut_by_length, evaluation_batches, like_batches, random_batches
 from datamodules.sequences import BatchLoader
 from datamodules.synthetic import SyntheticConfig
 from sid.errors import UserError
@@ -26,24 +26,39 @@ def padding_share(loader: BatchLoader) -> float:
     return sum(int((part.tokens_BS == PAD).sum()) for part in parts) / sum(part.tokens_BS.numel() for part in parts)
 
 
-def test_parts_pad_a_third_of_what_whole_batches_do() -> None:
+def test_parts_of_windows_pad_a_third_of_what_whole_batches_do_and_prefixes_next_to_nothing() -> None:
     data = synthetic(num_users=5000)
-    assert padding_share(data.train_dataloader()) < 0.22
+    assert padding_share(data.train_dataloader()) < 0.06
     assert padding_share(data.val_dataloader()) < 0.06
-    assert padding_share(BatchLoader(data.epoch_batches(0), data.train_collate())) > 0.6
+    windows = synthetic(5000, "windows", batch_size=4000)
+    assert padding_share(windows.train_dataloader()) < 0.15
+    assert padding_share(BatchLoader(windows.epoch_batches(0), windows.train_collate())) > 0.45
 
 
-def test_parts_pad_a_third_of_what_whole_batches_do_on_beauty(data_dir: Path) -> None:
-    data = data_of(AmazonConfig("Beauty", str(data_dir)).build(), num_items=12_101)
+def test_padding_stays_small_on_beauty(data_dir: Path) -> None:
+    catalog = AmazonConfig("Beauty", str(data_dir)).build()
+    data = data_of(catalog, num_items=12_101)
     assert len(data._train_lengths) == 198_502 - 3 * 22_363  # three events of every user are no training target
-    assert padding_share(data.train_dataloader()) < 0.22
-    assert padding_share(BatchLoader(data.epoch_batches(0), data.train_collate())) > 0.6
+    assert padding_share(data.train_dataloader()) < 0.06
     assert padding_share(data.val_dataloader()) < 0.06
     assert padding_share(data.test_dataloader()) < 0.06
+    assert padding_share(data_of(catalog, 12_101, 0, "windows", batch_size=1000).train_dataloader()) < 0.22
 
 
 def as_lists(batches: list[np.ndarray]) -> list[list[int]]:
     return [batch.tolist() for batch in batches]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 20), max_size=60), st.integers(1, 9), st.integers(0, 10**6))
+def test_like_batches_hold_every_example_once_and_neighbours_in_length(
+    lengths: list[int], batch_size: int, seed: int
+) -> None:
+    batches = as_lists(like_batches(np.array(lengths, dtype=int), batch_size, np.random.default_rng(seed)))
+    assert sorted(chain.from_iterable(batches)) == list(range(len(lengths)))
+    assert sorted(map(len, batches))[1:] == [batch_size] * (len(batches) - 1)
+    ranges = sorted((min(lengths[i] for i in b), max(lengths[i] for i in b)) for b in batches)
+    assert all(longest <= shortest for (_, longest), (shortest, _) in pairwise(ranges))
 
 
 @settings(max_examples=50, deadline=None)

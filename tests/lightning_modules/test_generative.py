@@ -146,15 +146,6 @@ def test_the_logged_training_loss_is_the_mean_over_the_targets_of_uneven_windows
     assert expected != pytest.approx((loss_of_few + loss_of_many) / 2, rel=1e-6)
 
 
-def test_the_loss_of_uneven_parts_is_the_mean_over_all_their_targets() -> None:
-    module = module_of().eval()
-    whole = fifty_examples(module)
-    parts = [SequenceBatch(*(t if t is None else t[rows] for t in whole)) for rows in (slice(0, 45), slice(45, 50))]
-    loss, targets = module.batch_loss(parts)
-    torch.testing.assert_close(loss, module.model.loss(whole.tokens_BS, whole.codes_BL))
-    assert targets == 50
-
-
 def test_it_learns_windows_by_heart(tmp_path: Path) -> None:
     module = causal_of(learning_rate=1e-2, weight_decay=0.0, warmup_steps=10)
     windows = windows_of(module, first=1)

@@ -182,7 +182,7 @@ def test_pretraining_on_parts_is_the_mean_over_all_their_items(monkeypatch: pyte
 def test_caser_is_its_convolutions_over_the_last_items() -> None:
     model: Caser = built(CaserConfig(**SMALL, length=3)).eval()
     item_BT, user_B = histories()
-    read_ND = as_read(model)
+    read_ND = model.items
     for row, items in enumerate(item_BT.tolist()):
         real = [item for item in items if item >= 0]
         for place in range(len(real)):
@@ -205,7 +205,7 @@ def test_caser_is_its_convolutions_over_the_last_items() -> None:
 def test_hgn_is_its_gates_over_the_last_items() -> None:
     model: HGN = built(HGNConfig(**SMALL, length=3)).eval()
     item_BT, user_B = histories()
-    states_BTD, read_ND = model.states(item_BT, user_B), as_read(model)
+    states_BTD, read_ND = model.states(item_BT, user_B), model.items
     for row, items in enumerate(item_BT.tolist()):
         real = [item for item in items if item >= 0]
         for place in range(len(real)):
