@@ -27,7 +27,7 @@ CARD, WEIGHTS, INPUTS, ITEMS, USERS, EXAMPLES = (
     "users.parquet",
     "examples.parquet",
 )
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
