@@ -54,15 +54,15 @@ class S3Rec(SASRec):
         """The weighted sum of the four losses (equations 5 to 8) over windows, the items (B, T) of each length.
 
         The authors' weights are for sums over the batch; so is this, but for the number of items, which divides it.
-        A segment is read from the first position on, where theirs keeps its place, and set against one of a window of
-        like length.
+        A segment is read from the first position on, where theirs keeps its place.
         """
         cut = [item_BT[:, : len(self.position)] for item_BT in windows]
-        return torch.stack([self._pretraining_sum(item_BT) for item_BT in cut]).sum() / sum(
-            (item_BT >= 0).sum() for item_BT in cut
-        )
+        masked_loss = torch.stack([self._masked_loss(item_BT) for item_BT in cut]).sum()
+        items = torch.stack([(item_BT >= 0).sum() for item_BT in cut]).sum()
+        return (masked_loss + SEGMENT_WEIGHT * self._segment_loss(cut)) / items
 
-    def _pretraining_sum(self, item_BT: Tensor) -> Tensor:
+    def _masked_loss(self, item_BT: Tensor) -> Tensor:
+        """Items and attributes of what is hidden, and attributes of what is not (equations 5 to 7), summed."""
         there_BT = item_BT >= 0
         hidden_BT = there_BT & (torch.rand(item_BT.shape, device=item_BT.device) < self.hidden)
         hidden_BT[:, 0] |= ~hidden_BT.any(1)  # the first item is always there
@@ -71,12 +71,7 @@ class S3Rec(SASRec):
         item_loss = bpr(self.of_masked(states_BTD[hidden_BT]), self.items, item_BT[hidden_BT]) * hidden_BT.sum()
         attribute_loss = self._attribute_loss(self.of_item(states_BTD[plain_BT]), item_BT[plain_BT])
         masked_loss = self._attribute_loss(self.of_hidden(states_BTD[hidden_BT]), item_BT[hidden_BT])
-        return (
-            ATTRIBUTE_WEIGHT * attribute_loss
-            + ITEM_WEIGHT * item_loss
-            + MASKED_ATTRIBUTE_WEIGHT * masked_loss
-            + SEGMENT_WEIGHT * self._segment_loss(item_BT, there_BT)
-        )
+        return ATTRIBUTE_WEIGHT * attribute_loss + ITEM_WEIGHT * item_loss + MASKED_ATTRIBUTE_WEIGHT * masked_loss
 
     def _attribute_loss(self, states_XD: Tensor, item_X: Tensor) -> Tensor:
         """Binary cross-entropy of all attribute values of the items (equations 5 and 7), summed over both."""
@@ -86,17 +81,22 @@ class S3Rec(SASRec):
         wanted_XV.scatter_(1, attribute_XA.where(attribute_XA >= 0, len(self.attributes)), 1.0)
         return F.binary_cross_entropy_with_logits(scores_XV, wanted_XV[:, :-1], reduction="sum")
 
-    def _segment_loss(self, item_BT: Tensor, there_BT: Tensor) -> Tensor:
-        """A hidden segment against one of another user, given what is around it (equation 8), summed over users."""
-        length_B = there_BT.sum(1)
-        place_T = torch.arange(item_BT.shape[1], device=item_BT.device)
-        first_B, end_B = draw_segments(length_B)
-        inside_BT = (place_T >= first_B[:, None]) & (place_T < end_B[:, None])
-        around_BD = self._summary(item_BT, inside_BT, length_B)
-        segment_BD = self._summary(*gather_segments(item_BT, first_B, end_B), end_B - first_B)
+    def _segment_loss(self, windows: Sequence[Tensor]) -> Tensor:
+        """Hidden segments against those of other windows of the batch, given what is around them (equation 8), summed."""
+        pairs = [self._around_and_inside(item_BT) for item_BT in windows]
+        around_BD, segment_BD = (torch.cat(side) for side in zip(*pairs, strict=True))
         around_BD = self.of_segment(around_BD)
         right_B, wrong_B = ((around_BD * other_BD).sum(1) for other_BD in (segment_BD, segment_BD.roll(1, 0)))
         return -F.logsigmoid((right_B - wrong_B).float()).sum()
+
+    def _around_and_inside(self, item_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, D) twice: sequences with a random segment hidden, and these segments."""
+        length_B = (item_BT >= 0).sum(1)
+        place_T = torch.arange(item_BT.shape[1], device=item_BT.device)
+        first_B, end_B = draw_segments(length_B)
+        inside_BT = (place_T >= first_B[:, None]) & (place_T < end_B[:, None])
+        segment_BD = self._summary(*gather_segments(item_BT, first_B, end_B), end_B - first_B)
+        return self._summary(item_BT, inside_BT, length_B), segment_BD
 
     def _summary(self, item_BT: Tensor, hidden_BT: Tensor, length_B: Tensor) -> Tensor:
         """(B, D), the state of the last item."""

@@ -76,6 +76,11 @@ def rival(name: str, data: str) -> "RunConfig":
     if name == "p5":
         sizes = {field.name: getattr(base.model, field.name) for field in fields(EncoderDecoderConfig)}
         return replace(base, model=P5Config(**sizes), tokenizer=ChanceConfig([100, 100, 100]))
+    optimizer = OptimizerConfig(learning_rate=3e-3, weight_decay=0.1, warmup_steps=100, schedule="cosine")
+    train = TrainConfig(max_epochs=20, validate_every=4, precision="bf16-mixed")
+    if name == "sasrec_bce":  # one negative teaches little at a time
+        optimizer = replace(optimizer, learning_rate=1e-3, weight_decay=0.0)
+        train = replace(train, max_epochs=160, validate_every=20)
     return replace(
         base,
         model=classic(name),
@@ -86,6 +91,6 @@ def rival(name: str, data: str) -> "RunConfig":
             eval_batch_size=128,
             eval_users=5000,
         ),
-        optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.1, warmup_steps=100, schedule="cosine"),
-        train=TrainConfig(max_epochs=20, validate_every=4, precision="bf16-mixed"),
+        optimizer=optimizer,
+        train=train,
     )

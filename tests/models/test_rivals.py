@@ -174,9 +174,22 @@ def test_parts_of_any_length_have_the_loss_of_all_their_targets_together(config:
 
 def test_pretraining_on_parts_is_the_mean_over_all_their_items(monkeypatch: pytest.MonkeyPatch) -> None:
     model: S3Rec = built(S3RecConfig(**SMALL, ff_width=64))
-    monkeypatch.setattr(model, "_pretraining_sum", lambda item_BT: (item_BT + 1.0).sum())
+    monkeypatch.setattr(model, "_masked_loss", lambda item_BT: (item_BT + 1.0).sum())
+    monkeypatch.setattr(model, "_segment_loss", lambda windows: torch.tensor(6.0 * len(windows)))
     loss = model.pretraining_loss([torch.tensor([[1, 2], [3, -1]]), torch.tensor([[4, 5, 6]])])
-    assert loss.item() == pytest.approx((2 + 3 + 4 + 5 + 6 + 7) / 6)
+    assert loss.item() == pytest.approx((2 + 3 + 4 + 5 + 6 + 7 + 0.5 * 12) / 6)
+
+
+def test_segments_are_set_against_those_of_other_windows_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a part is one window: a segment against itself would cost log 2, whatever is learnt."""
+    model: S3Rec = built(S3RecConfig(**SMALL, ff_width=64))
+    around = torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
+    segment = torch.randn(5, 32, generator=torch.Generator().manual_seed(2))
+    monkeypatch.setattr(model, "_around_and_inside", lambda rows: (around[rows], segment[rows]))
+    loss = model._segment_loss([torch.tensor([0]), torch.tensor([1, 2]), torch.tensor([3, 4])])
+    asked = model.of_segment(around)
+    slow = [-F.logsigmoid(asked[row] @ segment[row] - asked[row] @ segment[row - 1]) for row in range(5)]
+    torch.testing.assert_close(loss, torch.stack(slow).sum())
 
 
 def test_caser_is_its_convolutions_over_the_last_items() -> None:
