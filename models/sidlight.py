@@ -14,6 +14,7 @@ items, L levels, D width, E width of content.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,11 +65,21 @@ class Sidlight(ItemCausal):
         self.items = nn.Parameter(torch.empty(len(content.codes_NL), trunk.width).normal_(std=INIT_STD))
         self.content = nn.Linear(self.vectors_NE.shape[1], trunk.width, bias=False)
         nn.init.normal_(self.content.weight, std=1 / math.sqrt(self.vectors_NE.shape[1]))
+        self.kept_ND: Tensor | None = None
+        """`unit_items` for `worth`, until weights may have changed."""
+
+    def train(self, mode: bool = True) -> "Sidlight":
+        self.kept_ND = None
+        return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Sidlight":
         """Moves the catalogue's tables with the model. They are no buffers: those are averaged and broadcast."""
-        self.vectors_NE, self.trie = fn(self.vectors_NE), self.trie.each(fn)
+        self.vectors_NE, self.trie, self.kept_ND = fn(self.vectors_NE), self.trie.each(fn), None
         return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.kept_ND = None
+        super()._load_from_state_dict(*args)
 
     def numbers(self, items_BTL: Tensor) -> Tensor:
         """(B, T) item numbers of tokens; -1 for PAD."""
@@ -87,7 +98,7 @@ class Sidlight(ItemCausal):
         loss = self.mean_loss(self.code_logits(self.depth_states(states_XD, tokens_XL)), codes_XL)
         if not (self.training and self.item_loss):
             return loss
-        logits_XN = self.item_logits(states_XD, self.histories(windows))
+        logits_XN = self.item_logits(states_XD, self.histories(windows), self.unit_items())
         return loss + self.item_loss * F.cross_entropy(logits_XN, self.trie.find(codes_XL))
 
     def histories(self, windows: Sequence[Windows]) -> Tensor:
@@ -101,10 +112,13 @@ class Sidlight(ItemCausal):
         longest = max(part_XT.shape[1] for part_XT in parts)
         return torch.cat([F.pad(part_XT, (0, longest - part_XT.shape[1]), value=-1) for part_XT in parts])
 
-    def item_logits(self, states_XD: Tensor, history_XT: Tensor) -> Tensor:
+    def unit_items(self) -> Tensor:
+        """(N, D), all items at unit length."""
+        return F.normalize(self.items + self.content(self.vectors_NE), dim=1)
+
+    def item_logits(self, states_XD: Tensor, history_XT: Tensor, items_ND: Tensor) -> Tensor:
         """(X, N) cosines of states and items, more by `again` for items of the history (-1: none), over the
         temperature."""
-        items_ND = F.normalize(self.items + self.content(self.vectors_NE), dim=1)
         asked_XD = F.normalize(states_XD, dim=1).to(items_ND.dtype) / self.temperature
         logits_XN = (asked_XD @ items_ND.T).float()
         if self.again is None:
@@ -115,12 +129,15 @@ class Sidlight(ItemCausal):
         more_P = (self.again.float() / self.temperature).expand(len(row_P))
         return logits_XN.index_put_((row_P, sorted_XT[row_P, place_P]), more_P, accumulate=True)
 
+    @torch.no_grad()
     def worth(self, state: Reading) -> Tensor:
         """(B, N) float32, `judge` times the logits of whole items: what leads the beams, beside the likelihood of their
         codes. What normalises the logits is the same for all items of a user."""
         assert state.user_BD is not None and state.items_BTL is not None
         with torch.autocast(state.user_BD.device.type, enabled=False):
-            return self.judge * self.item_logits(state.user_BD.float(), self.numbers(state.items_BTL))
+            items_ND = self.unit_items() if self.kept_ND is None else self.kept_ND
+            self.kept_ND = None if self.training else items_ND
+            return self.judge * self.item_logits(state.user_BD.float(), self.numbers(state.items_BTL), items_ND)
 
 
 def centred(vectors_ND: np.ndarray) -> Tensor:

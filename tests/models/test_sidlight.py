@@ -3,6 +3,8 @@
 Legend: B rows, T items, X targets, N items of the catalogue, L levels, D width.
 """
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -136,7 +138,7 @@ def test_a_score_is_that_of_the_codes_and_of_the_whole_item() -> None:
         state = model.begin(tokens(model, items_BT))
         written, lists = (search(model, state, table().trie, ITEMS) for search in (beam_search, recommended))
         states_BD = model.user_states(*model.split(tokens(model, items_BT), targets=0))[[0, 1, 2], [7, 2, 5]]
-        whole_BN = model.item_logits(states_BD, items_BT)
+        whole_BN = model.item_logits(states_BD, items_BT, model.unit_items())
     assert lists.codes_BKL is not None
     for row in range(3):
         items, logp = written.items_BK[row].tolist(), written.scores_BK[row].tolist()
@@ -155,6 +157,33 @@ def test_whole_items_are_not_rounded_where_states_are() -> None:
         worth_BN = model.worth(model.begin(tokens(model, items_BT)))
     assert worth_BN.dtype == torch.float32
     assert (worth_BN != worth_BN.bfloat16().float()).float().mean() > 0.9
+
+
+def test_what_items_are_worth_follows_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items are projected once for weights that stay; a step of training, loading and moving make them anew."""
+    items_BT, projections = histories(7, 4), []
+    project = Sidlight.unit_items
+    monkeypatch.setattr(Sidlight, "unit_items", lambda model: projections.append(1) or project(model))
+
+    def worth(model: Sidlight) -> Tensor:
+        return model.worth(model.begin(tokens(model, items_BT)))
+
+    model, other = tiny().eval(), tiny().eval()
+    before = worth(model)
+    assert torch.equal(worth(model), before) and len(projections) == 1
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=0.1, fused=True)
+    model.window_loss([windows(model, items_BT)]).backward()
+    optimizer.step()
+    worth(other)
+    other.load_state_dict(model.eval().state_dict())
+    assert not torch.allclose(worth(model), before, atol=1e-2)
+    torch.testing.assert_close(worth(other), worth(model))
+    copied = deepcopy(model)
+    worth(copied)
+    copied.load_state_dict(tiny().state_dict())
+    torch.testing.assert_close(worth(copied), before)
+    torch.testing.assert_close(worth(model), worth(other))
+    torch.testing.assert_close(worth(model.double()).float(), worth(other))
 
 
 def test_places_without_an_item_stay_last() -> None:
@@ -218,7 +247,9 @@ def test_an_item_that_came_three_times_has_the_gradient_of_one() -> None:
     gradients = []
     for history_XT in (once_XT, often_XT):
         model.zero_grad()
-        F.cross_entropy(model.item_logits(states_XD, history_XT), torch.tensor([3, 5, 7])).backward()
+        F.cross_entropy(
+            model.item_logits(states_XD, history_XT, model.unit_items()), torch.tensor([3, 5, 7])
+        ).backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys() >= {"again", "items"}
     assert all(torch.allclose(gradients[0][name], gradients[1][name], atol=1e-6) for name in gradients[0])

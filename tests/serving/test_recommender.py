@@ -38,6 +38,8 @@ MODELS = [
     "fdsa_tiny",
     "itemknn_tiny",
 ]
+TIE = 1e-5
+"""Scores that another batch, whose products round otherwise, may put in another order."""
 SMALL = ["data.num_users=80", "train.precision=32-true"]
 SHORT = ["sequences.steps_per_epoch=3", "train.max_epochs=1", "train.validate_every=1"]
 
@@ -84,10 +86,11 @@ def test_answers_are_the_lists_of_the_test(name: str, runs: dict[str, Path]) -> 
         rows = written[written.user == number[raw]].sort_values("rank")
         scores = np.array([score for score in scores_K if np.isfinite(score)])
         assert np.allclose(scores, rows["score"], atol=1e-4)
-        gaps = np.abs(np.diff(scores, prepend=np.inf, append=-np.inf))
-        clear = np.minimum(gaps[:-1], gaps[1:]) > 1e-3  # others may change places: batches are not the same
         items = np.array([item for item in items_K if item >= 0])
-        assert (items == rows["item"])[clear].all() and set(items[:-5]) <= set(rows["item"])
+        moved = items != rows["item"]
+        gaps = np.abs(np.diff(scores, prepend=np.inf, append=-np.inf))
+        tied = np.minimum(gaps[:-1], gaps[1:]) < TIE
+        assert not (moved & ~tied).any() and set(items) == set(rows["item"])
 
 
 @pytest.mark.parametrize("name", MODELS)
