@@ -1,4 +1,4 @@
-"""This project's side: retrievers on random batches in parts of like length, and `beam_search` under the trie."""
+"""This project's side: retrievers on the batches of their data module, and `beam_search` under the trie."""
 
 import time
 from collections.abc import Iterator
@@ -65,7 +65,7 @@ def recommend(
 
 
 def train_for(model: Tiger, problem: Problem, batch_size: int, seconds: float, bf16: bool) -> int:
-    """Trains for a number of CPU-seconds on random batches; the number of samples."""
+    """Trains for a number of CPU-seconds; the number of samples."""
     problem.data.config.batch_size = batch_size
     collate = problem.data.train_parts()
     deadline = time.process_time() + seconds

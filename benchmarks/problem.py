@@ -1,6 +1,7 @@
 """What every contender is given: one catalogue, its semantic IDs, the same split, histories, samples and users."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 
 from datamodules.amazon import AmazonConfig
-from datamodules.batch import SequenceBatch
+from datamodules.batch import Parts, SequenceBatch
 from datamodules.batching import evaluation_batches
 from datamodules.catalog import Catalog
 from datamodules.configs import SequenceConfig
@@ -51,6 +52,12 @@ class Problem:
         split, tokens = SplitConfig().build(self.catalog), TokenSpace(self.table.codebook_sizes)
         config = SequenceConfig(batch_size=WINDOW_ITEMS)
         return SequenceDataModule(config, self.catalog, split, self.table, tokens, seed=0, learns_from="windows")
+
+    def training_batches(self, data: SequenceDataModule, count: int) -> Iterator[Parts]:
+        """`count` of an epoch's batches, evenly spread over how long they are, so that they cost what its mean does."""
+        parts = data.train_parts()
+        batches = sorted(data.epoch_batches(0), key=lambda rows: parts.length_E[rows].mean())
+        return (parts(batches[int((i + 0.5) / count * len(batches))]) for i in range(count))
 
     def random_batch(self, generator: np.random.Generator) -> SequenceBatch:
         """256 random samples padded to the longest: what a batch is without buckets."""

@@ -176,7 +176,7 @@ class Bench:
         return contenders
 
     def learn(self, model: Any, optimizer: Any, data: Any, bf16: bool) -> int:
-        return self.ours.train(model, optimizer, map(data.train_parts(), data.epoch_batches(0)[:TRAIN_BATCHES]), bf16)
+        return self.ours.train(model, optimizer, self.problem.training_batches(data, TRAIN_BATCHES), bf16)
 
     def decoding(self, beams: int, cornac: Peer | None) -> dict[str, Callable[[], Work]]:
         """Ours on batches of like length, as its evaluation makes them; the others on random users, as theirs does, and
