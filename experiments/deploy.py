@@ -18,6 +18,7 @@ from datamodules.catalog import Catalog
 from datamodules.split import Split, SplitConfig, learnt_counts
 from experiments.page import read_json, read_text
 from experiments.results import load_weights, require_run
+from experiments.stages import VERSIONS
 from models.classic_configs import ClassicConfig
 from models.configs import GenerativeConfig, ModelConfig
 from serving.bundle import CARD, Bundle, Card, build, model_config
@@ -37,14 +38,21 @@ def bundle_of(run: Path) -> Bundle:
     """The bundle of a trained run, from its folder and the artifacts beside it; raw files are not needed.
 
     Raises:
-        UserError: the folder is no run, its training is not finished, or a part of it is missing or damaged.
+        UserError: the folder is no run, its training is not finished or was another version's, or a part of it is
+            missing or damaged.
     """
     require_run(run)
     config = yaml.safe_load(read_text(run / "config.yaml"))
     environment = read_json(run / "environment.json")
     if not (run / "train.manifest.json").exists():
         raise UserError(f"{run} is not trained to its end; repeat {environment.get('command', 'its command')}")
-    sizes = {"kind": read_json(run / "train.manifest.json")["inputs"]["kind"], **config["model"]}
+    trained = read_json(run / "train.manifest.json")["inputs"]
+    if trained.get("version") != VERSIONS["train"]:
+        commit = environment.get("commit")
+        raise UserError(
+            f"{run} was trained by code whose models compute otherwise: train again, or use commit {commit}"
+        )
+    sizes = {"kind": trained["kind"], **config["model"]}
     stages = environment["stages"]
     artifacts = run.resolve().parents[2] / "artifacts"
     splitting = SplitConfig(**config["split"])

@@ -340,3 +340,13 @@ def test_a_run_that_is_not_trained_to_its_end_is_refused(runs: dict[str, Path], 
     (half / "train.manifest.json").unlink()
     with pytest.raises(UserError, match="not trained to its end"):
         bundle_of(half)
+
+
+def test_a_run_of_code_that_computed_otherwise_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    old = tmp_path / "runs/sasrec_tiny/x"
+    shutil.copytree(runs["sasrec_tiny"], old)
+    manifest = json.loads((old / "train.manifest.json").read_text())
+    manifest["inputs"]["version"] = 1
+    (old / "train.manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="compute otherwise: train again, or use commit"):
+        bundle_of(old)
