@@ -1,12 +1,15 @@
 """What the experiments on KuaiRec have in common: the protocol of GLASS (arXiv 2602.05663)."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 from datamodules.configs import SequenceConfig
 from datamodules.embed import EmbedConfig
 from datamodules.kuairec import KuaiRecConfig
 from datamodules.split import SplitConfig
 from experiments.config import EvaluationConfig, RunConfig, TrainConfig
 from lightning_modules.configs import OptimizerConfig, RQVAEConfig
-from models.configs import TigerConfig
+from models.configs import ModelConfig
 
 PUBLISHED = {
     "GLASS, Table 2 (ratio > 1)": {"recall@1": 0.0467, "recall@5": 0.0971, "recall@10": 0.1345, "ndcg@3": 0.0659},
@@ -15,7 +18,7 @@ PUBLISHED = {
 }
 
 
-def kuairec(name: str, model: TigerConfig) -> RunConfig:
+def kuairec(name: str, model: ModelConfig) -> RunConfig:
     """Last 50 items as the short history, 8 training targets a user, codebooks [64, 128, 128], beams 20.
 
     The sizes are the paper's; rate, batch and stopping by NDCG@10 are ours (there 1e-4, 2,048, NDCG@20). watch_ratio is
@@ -34,4 +37,15 @@ def kuairec(name: str, model: TigerConfig) -> RunConfig:
         train=TrainConfig(max_epochs=20, precision="bf16-mixed"),
         evaluation=EvaluationConfig(num_beams=20, ndcg_at=[3, 5, 10, 20], entropy_at=[10, 20]),
         published=PUBLISHED,
+    )
+
+
+def kuairec_windows(name: str, recipe: Callable[..., RunConfig]) -> RunConfig:
+    """The same protocol with a recipe of `_causal`: its model, batches and steps."""
+    learnt = recipe(name, KuaiRecConfig(), PUBLISHED)
+    return replace(
+        kuairec(name, learnt.model),
+        sequences=replace(learnt.sequences, max_items=50),
+        optimizer=learnt.optimizer,
+        train=learnt.train,
     )
