@@ -1,0 +1,53 @@
+"""What a benchmark counts, on work whose amount is known."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.measure import Work, interleave, operations, ratio
+from benchmarks.problem import LEVELS, Problem
+from datamodules.synthetic import SyntheticConfig
+from sid.table import SIDTable
+
+
+def test_operations_are_those_of_the_products_for_one_sample() -> None:
+    def job() -> Work:
+        torch.ones(10, 6) @ torch.ones(6, 7)
+        return Work(10, 1.0)
+
+    assert operations(job) == 2 * 6 * 7
+    assert operations(lambda: Work(10, 1.0)) == 0
+
+
+def test_contenders_take_turns_after_a_round_that_warms_up() -> None:
+    order: list[str] = []
+
+    def contender(name: str, rate: int) -> Work:
+        order.append(name)
+        return Work(rate, 1.0)
+
+    rates = interleave({"a": lambda: contender("a", 6), "b": lambda: contender("b", 2)}, 3, lambda _: None)
+    assert "".join(order) == "ab" + "ba" + "ab" + "ba"
+    assert rates["a"] == [6.0] * 3 and rates["b"] == [2.0] * 3 and len(rates["GEMM"]) == 3
+    assert ratio(rates["a"], rates["b"]) == (3.0, 3.0, 3.0)
+    assert ratio([1.0, 4.0, 9.0], [1.0, 2.0, 3.0]) == (2.0, 1.0, 3.0)
+
+
+@pytest.mark.parametrize("learns_from", ["data", "windows"])
+def test_a_few_training_batches_are_as_long_as_all_of_them(learns_from: str) -> None:
+    """Prefixes come in batches of like length, so the first few of an epoch would be short or long by chance."""
+    catalog = SyntheticConfig(num_users=900, num_items=300).build()
+    codes_NL = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (300, len(LEVELS))))
+    problem = Problem("made up", catalog, SIDTable.resolve(codes_NL, LEVELS))
+    data = getattr(problem, learns_from)
+    some = list(problem.training_batches(data, 4))
+    every = [data.train_parts()(rows) for rows in data.epoch_batches(0)]
+
+    def places_a_row(batches: list[list[Any]]) -> float:
+        parts = [part.tokens_BS for batch in batches for part in batch]
+        return sum(tokens_BS.numel() for tokens_BS in parts) / sum(map(len, parts))
+
+    assert len(some) == 4
+    assert places_a_row(some) == pytest.approx(places_a_row(every), rel=0.1)
