@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Shape
-from models.next_item import INIT_STD, Known, NextItem, Windows, padding_mask, products
+from models.next_item import INIT_STD, Known, NextItem, Windows, looked_up, padding_mask, products
 from models.objectives import Objective
 from models.transformer import CausalStack
 
@@ -26,14 +26,16 @@ class BERT4Rec(NextItem):
         self.hidden = hidden
         self.mask = nn.Parameter(torch.empty(shape.width).normal_(std=INIT_STD))
         self.position = nn.Parameter(torch.empty(known.max_items + 1, shape.width).normal_(std=INIT_STD))
+        self.input_norm = nn.LayerNorm(shape.width)
         self.stack = CausalStack(shape)
         self.transform, self.norm = nn.Linear(shape.width, shape.width), nn.LayerNorm(shape.width)
 
     def read(self, item_BT: Tensor, hidden_BT: Tensor) -> Tensor:
         """(B, T, D) states that see all items but the hidden ones."""
-        embedded_BTD = torch.where(hidden_BT[..., None], self.mask, self.embed(item_BT))
+        # Normalised, not times sqrt(D): only positions tell the order here, and must not be lost beside the items.
+        embedded_BTD = torch.where(hidden_BT[..., None], self.mask, looked_up(self.items, item_BT))
         bias = padding_mask(item_BT, embedded_BTD.dtype)
-        x_BTD = self.stack(embedded_BTD + self.position[: item_BT.shape[1]], bias)
+        x_BTD = self.stack(self.input_norm(embedded_BTD + self.position[: item_BT.shape[1]]), bias)
         return self.norm(F.gelu(self.transform(x_BTD)))
 
     def window_loss(self, windows: Sequence[Windows]) -> Tensor:

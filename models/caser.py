@@ -29,10 +29,12 @@ class Caser(NextItem):
         self.users = nn.Parameter(torch.empty(known.num_users, width).normal_(std=INIT_STD))
         self.vertical = nn.Linear(length, vertical)
         self.horizontal = nn.ModuleList(nn.Conv1d(width, horizontal, height) for height in range(1, length + 1))
+        for layer in (self.vertical, *self.horizontal):
+            nn.init.zeros_(layer.bias)
         self.out = nn.Linear(vertical * width + horizontal * length, width)
 
     def states(self, item_BT: Tensor, user_B: Tensor) -> Tensor:
-        embedded_BTD = looked_up(self.items, item_BT)
+        embedded_BTD = self.embed(item_BT)
         vertical_BTDV = self.vertical(recent(embedded_BTD, self.length).transpose(2, 3))
         # A filter's answers are shared by all places that see it: its best within a place is a sliding maximum.
         padded_BDT = F.pad(embedded_BTD, (0, 0, self.length - 1, 0)).transpose(1, 2)

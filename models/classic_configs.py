@@ -110,8 +110,9 @@ class GRU4RecConfig(NextItemConfig):
 class CaserConfig(NextItemConfig):
     length: int = 5
     """Items that a prediction goes by."""
+    dropout: float = 0.5
     vertical: int = 4
-    horizontal: int = 8
+    horizontal: int = 16
     """Filters: over single dimensions, and over whole items of every height."""
 
     def check(self) -> None:
@@ -127,6 +128,7 @@ class CaserConfig(NextItemConfig):
 
 @dataclass
 class HGNConfig(NextItemConfig):
+    dropout: float = 0.5
     length: int = 5
     """Items that a prediction goes by."""
 
@@ -195,7 +197,7 @@ class FDSAConfig(SASRecConfig):
 @dataclass
 class BERT4RecConfig(SASRecConfig):
     dropout: float = 0.2
-    hidden: float = 0.2
+    hidden: float = 0.6
     """Share of the items of a window that training hides."""
 
     def check(self) -> None:
@@ -211,6 +213,8 @@ class BERT4RecConfig(SASRecConfig):
 @dataclass
 class S3RecConfig(BERT4RecConfig):
     reads_attributes: ClassVar[bool] = True
+    dropout: float = 0.5
+    hidden: float = 0.2
     pretraining_epochs: int = 20
 
     def check(self) -> None:

@@ -19,7 +19,7 @@ class HSTULayer(nn.Module):
     def __init__(self, width: int, num_heads: int, max_items: int, rate: float) -> None:
         super().__init__()
         self.num_heads, self.max_items, self.rate = num_heads, max_items, rate
-        self.norm, self.attended_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm, self.attended_norm = nn.LayerNorm(width, 1e-6), nn.LayerNorm(width, 1e-6)
         self.fused = nn.Linear(width, 4 * width, bias=False)
         self.out = nn.Linear(width, width)
         self.distance = nn.Parameter(torch.empty(num_heads, max_items).normal_(std=INIT_STD))

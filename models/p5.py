@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from models.attention import Shape
 from models.hugging_face import t5_config
 from models.inside import Inside
-from models.next_item import INIT_STD
 from sid.errors import UserError
 from sid.tokens import BOS, PAD, TokenSpace
 
@@ -54,7 +53,7 @@ class P5(nn.Module):
         self.t5 = T5ForConditionalGeneration(t5_config(shape, tokens.size + len(BEFORE) + len(AFTER)))
         if weights:
             start_from(self.t5, weights)
-        self.whole_word = nn.Parameter(torch.empty(2 + max_items, shape.width).normal_(std=INIT_STD))
+        self.whole_word = nn.Parameter(torch.empty(2 + max_items, shape.width).normal_())
         """Of the prompt, of the user and of every item, oldest first."""
 
     def prompt(self, tokens_BS: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ ATTRIBUTE_WEIGHT, ITEM_WEIGHT, MASKED_ATTRIBUTE_WEIGHT, SEGMENT_WEIGHT = 0.2, 1.
 class S3Rec(SASRec):
     """First trained on `pretraining_loss`, then as SASRec.
 
-    Pre-training sees both sides of an item, as BERT4Rec; `hidden` is the share of items that it hides.
+    Pre-training sees both sides of an item, as BERT4Rec. It hides the last item and, of the others, the share `hidden`.
     """
 
     def __init__(self, known: Known, shape: Shape, hidden: float, objective: Objective) -> None:
@@ -65,7 +65,8 @@ class S3Rec(SASRec):
         """Items and attributes of what is hidden, and attributes of what is not (equations 5 to 7), summed."""
         there_BT = item_BT >= 0
         hidden_BT = there_BT & (torch.rand(item_BT.shape, device=item_BT.device) < self.hidden)
-        hidden_BT[:, 0] |= ~hidden_BT.any(1)  # the first item is always there
+        last_B1 = there_BT.sum(1, keepdim=True) - 1
+        hidden_BT = hidden_BT.scatter(1, last_B1, True)  # as what is to come will be
         states_BTD = self.read(item_BT, hidden_BT)
         plain_BT = there_BT & ~hidden_BT
         item_loss = bpr(self.of_masked(states_BTD[hidden_BT]), self.items, item_BT[hidden_BT]) * hidden_BT.sum()

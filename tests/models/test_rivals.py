@@ -195,7 +195,7 @@ def test_segments_are_set_against_those_of_other_windows_of_the_batch(monkeypatc
 def test_caser_is_its_convolutions_over_the_last_items() -> None:
     model: Caser = built(CaserConfig(**SMALL, length=3)).eval()
     item_BT, user_B = histories()
-    read_ND = model.items
+    read_ND = model.items * model.scale
     for row, items in enumerate(item_BT.tolist()):
         real = [item for item in items if item >= 0]
         for place in range(len(real)):
