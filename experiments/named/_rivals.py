@@ -25,7 +25,7 @@ RIVALS = {
     "bert4rec": "BERT4Rec",
     "fdsa": "FDSA",
     "s3rec": "S3-Rec",
-    "hstu": "HSTU",
+    "hstu": "HSTU, without times",
     "p5": "P5",
 }
 DATASETS = {
@@ -82,10 +82,9 @@ def rival(name: str, data: str) -> "RunConfig":
         optimizer = replace(optimizer, learning_rate=1e-3, weight_decay=0.0)
         train = replace(train, max_epochs=160, validate_every=20)
     if name == "bert4rec":  # the question of the test is one of many that it learns to answer
-        train = replace(train, max_epochs=100, validate_every=10)
-    if name in ("hgn", "caser"):  # embeddings of users, which are soon learnt by heart
-        optimizer = replace(optimizer, learning_rate=1e-3)
-        train = replace(train, max_epochs=12, validate_every=2)
+        train = replace(train, max_epochs=50, validate_every=10)
+    if name in ("hgn", "caser"):  # with embeddings of users, which are soon learnt by heart
+        train = replace(train, max_epochs=8, validate_every=2)
     return replace(
         base,
         model=classic(name),
