@@ -47,18 +47,19 @@ def bundle_of(run: Path) -> Bundle:
     if not (run / "train.manifest.json").exists():
         raise UserError(f"{run} is not trained to its end; repeat {environment.get('command', 'its command')}")
     trained = read_json(run / "train.manifest.json")["inputs"]
-    if trained.get("version") != VERSIONS["train"]:
-        commit = environment.get("commit")
-        raise UserError(
-            f"{run} was trained by code whose models compute otherwise: train again, or use commit {commit}"
-        )
-    sizes = {"kind": trained["kind"], **config["model"]}
+    sizes = {"kind": trained["kind"], "revision": trained.get("revision", 0), **config["model"]}
+    try:
+        if trained.get("version") != VERSIONS["train"]:
+            raise ValueError("models compute otherwise since")
+        model = model_config(sizes)
+    except ValueError as error:
+        commit = environment.get("commit") or "unknown"
+        raise UserError(f"{run} is of another version ({error}): train again, or use its commit ({commit})") from error
     stages = environment["stages"]
     artifacts = run.resolve().parents[2] / "artifacts"
     splitting = SplitConfig(**config["split"])
     catalog = splitting.known(Catalog.load(artifacts / "prepare" / stages["prepare"]))
     split = splitting.build(catalog)
-    model = model_config(sizes)
     table = SIDTable.load(artifacts / "tokenize" / stages["tokenize"]) if isinstance(model, GenerativeConfig) else None
     vectors = artifacts / "embed" / stages.get("embed", "") / "vectors.npy"
     inputs = model_inputs(model, catalog, split, vectors)

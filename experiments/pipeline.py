@@ -98,6 +98,8 @@ class Pipeline:
         inputs = {part: hashed(getattr(self.config, part)) for part in parts}
         inputs["kind"] = type(self.config.model).__name__
         inputs["version"] = VERSIONS["train"]
+        if revision := self.config.model.revision:
+            inputs["revision"] = revision
         if isinstance(self.config.model, ClassicConfig):
             inputs |= {name: getattr(self, name).hash for name in ("prepare", "embed") if name in self.stages}
         else:

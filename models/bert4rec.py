@@ -45,10 +45,13 @@ class BERT4Rec(NextItem):
         return self.objective(states_XD, self.items, torch.cat([item_BT[hidden_BT] for item_BT, hidden_BT in pairs]))
 
     def choose(self, item_BT: Tensor) -> Tensor:
-        """(B, T), which items to hide: a share of each sequence and at least one, or the last alone."""
+        """(B, T), which items to hide: a share of each sequence, at least one and not all of several, or the last
+        alone."""
         there_BT = item_BT >= 0
         draw_BT = torch.rand(item_BT.shape, device=item_BT.device).masked_fill(~there_BT, 2.0)
-        hidden_BT = draw_BT <= draw_BT.amin(1, keepdim=True).clamp_min(self.hidden)
+        least_B1 = draw_BT.amin(1, keepdim=True)
+        shown_BT = draw_BT == draw_BT.masked_fill(~there_BT, -1.0).amax(1, keepdim=True)
+        hidden_BT = ((draw_BT <= self.hidden) & ~shown_BT) | (draw_BT == least_B1)
         last_BT = torch.arange(item_BT.shape[1], device=item_BT.device) == there_BT.sum(1, keepdim=True) - 1
         alone_B1 = torch.rand(len(item_BT), 1, device=item_BT.device) < LAST_ALONE
         return torch.where(alone_B1, last_BT, hidden_BT & there_BT)

@@ -108,6 +108,7 @@ class GRU4RecConfig(NextItemConfig):
 
 @dataclass
 class CaserConfig(NextItemConfig):
+    revision: ClassVar[int] = 1
     length: int = 5
     """Items that a prediction goes by."""
     dropout: float = 0.5
@@ -144,6 +145,7 @@ class HGNConfig(NextItemConfig):
 
 @dataclass
 class HSTUConfig(NextItemConfig):
+    revision: ClassVar[int] = 1
     num_layers: int = 2
     num_heads: int = 2
 
@@ -163,6 +165,7 @@ class HSTUConfig(NextItemConfig):
 class SASRecConfig(HSTUConfig):
     """Sizes of the transformers over items. The paper's dropout on sparse data: at 0.2 it learns the users by heart."""
 
+    revision: ClassVar[int] = 0
     dropout: float = 0.5
     ff_width: int = 256
 
@@ -196,6 +199,7 @@ class FDSAConfig(SASRecConfig):
 
 @dataclass
 class BERT4RecConfig(SASRecConfig):
+    revision: ClassVar[int] = 1
     dropout: float = 0.2
     hidden: float = 0.6
     """Share of the items of a window that training hides."""
@@ -212,6 +216,7 @@ class BERT4RecConfig(SASRecConfig):
 
 @dataclass
 class S3RecConfig(BERT4RecConfig):
+    revision: ClassVar[int] = 0
     reads_attributes: ClassVar[bool] = True
     dropout: float = 0.5
     hidden: float = 0.2

@@ -35,6 +35,8 @@ class ModelConfig:
     learns_from: ClassVar[str] = "prefixes"
     """What a training sample is: prefixes (a history and its next item), or windows (all next items of a user at once;
     the model then offers `window_loss`)."""
+    revision: ClassVar[int] = 0
+    """Raised when a network of the same sizes computes otherwise: what was trained before is not taken for it."""
 
     def check(self) -> None:
         """Raise UserError for a value that no model can be built with."""
@@ -252,6 +254,7 @@ class SidlightConfig(CausalConfig):
 class P5Config(EncoderDecoderConfig):
     """A T5 of Hugging Face; see `models.p5`. P5 itself starts from t5-small."""
 
+    revision: ClassVar[int] = 1
     weights: str = ""
     """Folder or hub name of a T5 of the same sizes whose layers to start from; "": random ones."""
 

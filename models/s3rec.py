@@ -83,7 +83,10 @@ class S3Rec(SASRec):
         return F.binary_cross_entropy_with_logits(scores_XV, wanted_XV[:, :-1], reduction="sum")
 
     def _segment_loss(self, windows: Sequence[Tensor]) -> Tensor:
-        """Hidden segments against those of other windows, given what is around them (equation 8), summed."""
+        """Hidden segments against those of the windows before, given what is around them (equation 8), summed.
+
+        One window alone has no other: it costs log 2.
+        """
         pairs = [self._around_and_inside(item_BT) for item_BT in windows]
         around_BD, segment_BD = (torch.cat(side) for side in zip(*pairs, strict=True))
         around_BD = self.of_segment(around_BD)

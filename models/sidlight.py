@@ -66,7 +66,7 @@ class Sidlight(ItemCausal):
         self.content = nn.Linear(self.vectors_NE.shape[1], trunk.width, bias=False)
         nn.init.normal_(self.content.weight, std=1 / math.sqrt(self.vectors_NE.shape[1]))
         self.kept_ND: Tensor | None = None
-        """`unit_items` for `worth`, until weights may have changed."""
+        """`unit_items` for `worth`, until weights are trained, loaded or moved."""
 
     def train(self, mode: bool = True) -> "Sidlight":
         self.kept_ND = None
@@ -135,7 +135,7 @@ class Sidlight(ItemCausal):
         codes. What normalises the logits is the same for all items of a user."""
         assert state.user_BD is not None and state.items_BTL is not None
         with torch.autocast(state.user_BD.device.type, enabled=False):
-            items_ND = self.unit_items() if self.kept_ND is None else self.kept_ND
+            items_ND = self.unit_items() if self.training or self.kept_ND is None else self.kept_ND
             self.kept_ND = None if self.training else items_ND
             return self.judge * self.item_logits(state.user_BD.float(), self.numbers(state.items_BTL), items_ND)
 

@@ -117,7 +117,8 @@ class Bundle:
 
 
 def model_config(written: dict[str, Any]) -> ModelConfig:
-    """The config that a card describes. Raises ValueError for a kind or field that this version does not have."""
+    """The config that a card describes. Raises ValueError for a kind, revision or field that this version does not
+    have."""
     kinds: dict[str, type[ModelConfig]] = {}
     waiting: list[type[ModelConfig]] = [ModelConfig]
     while waiting:
@@ -128,6 +129,8 @@ def model_config(written: dict[str, Any]) -> ModelConfig:
     name = values.pop("kind")
     if name not in kinds:
         raise ValueError(f"there is no model {name!r} in this version")
+    if values.pop("revision", 0) != kinds[name].revision:
+        raise ValueError(f"{name} computes otherwise since")
     unknown = values.keys() - {f.name for f in fields(kinds[name])}
     if unknown:
         raise ValueError(f"{name} has no {', '.join(sorted(unknown))} in this version")

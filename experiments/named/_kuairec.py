@@ -43,9 +43,10 @@ def kuairec(name: str, model: ModelConfig) -> RunConfig:
 def kuairec_windows(name: str, recipe: Callable[..., RunConfig]) -> RunConfig:
     """The same protocol with a recipe of `_causal`: its model, batches and steps."""
     learnt = recipe(name, KuaiRecConfig(), PUBLISHED)
+    base = kuairec(name, learnt.model)
     return replace(
-        kuairec(name, learnt.model),
-        sequences=replace(learnt.sequences, max_items=50),
+        base,
+        sequences=replace(base.sequences, batch_size=learnt.sequences.batch_size),
         optimizer=learnt.optimizer,
         train=learnt.train,
     )

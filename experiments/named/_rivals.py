@@ -80,9 +80,9 @@ def rival(name: str, data: str) -> "RunConfig":
     train = TrainConfig(max_epochs=20, validate_every=4, precision="bf16-mixed")
     if name == "sasrec_bce":  # one negative teaches little at a time
         optimizer = replace(optimizer, learning_rate=1e-3, weight_decay=0.0)
-        train = replace(train, max_epochs=160, validate_every=20)
+        train = replace(train, max_epochs=160)
     if name == "bert4rec":  # the question of the test is one of many that it learns to answer
-        train = replace(train, max_epochs=50, validate_every=10)
+        train = replace(train, max_epochs=48)
     if name in ("hgn", "caser"):  # with embeddings of users, which are soon learnt by heart
         train = replace(train, max_epochs=8, validate_every=2)
     return replace(

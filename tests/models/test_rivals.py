@@ -290,6 +290,17 @@ def test_bert4rec_hides_real_items_and_at_least_one(lengths: list[int], seed: in
     hidden_BT = model.choose(torch.zeros_like(there_BT, dtype=torch.long).masked_fill(~there_BT, -1))
     assert not (hidden_BT & ~there_BT).any()
     assert hidden_BT.any(1).all()
+    assert ((there_BT & ~hidden_BT).any(1) | (there_BT.sum(1) == 1)).all(), "something to go by"
+
+
+def test_bert4rec_reads_items_and_positions_normalised() -> None:
+    model: BERT4Rec = built(BERT4RecConfig(**SMALL)).eval()
+    item_BT, hidden_BT = histories()[0].clamp_min(0), torch.arange(LONGEST).expand(len(histories()[0]), -1) == 2
+    before_BTD = model.read(item_BT, hidden_BT)
+    with torch.no_grad():
+        for read in (model.items, model.mask, model.position):
+            read.mul_(3)
+    torch.testing.assert_close(model.read(item_BT, hidden_BT), before_BTD, atol=2e-2, rtol=0)
 
 
 def test_bert4rec_hides_its_share() -> None:
@@ -324,6 +335,19 @@ def test_segments_lie_in_their_sequences(lengths: list[int], seed: int) -> None:
     assert not hidden_BT.any()
     for row, (first, end) in enumerate(zip(first_B.tolist(), end_B.tolist(), strict=True)):
         assert [item for item in segment_BT[row].tolist() if item >= 0] == list(range(first, end))
+
+
+def test_pretraining_always_hides_the_last_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    model: S3Rec = built(S3RecConfig(**SMALL, ff_width=64))
+    item_BT = torch.tensor([[1, 2, 3, 4], [5, -1, -1, -1], [6, 7, -1, -1]])
+    seen: list[Tensor] = []
+    read = model.read
+    monkeypatch.setattr(model, "read", lambda items, hidden: seen.append(hidden) or read(items, hidden))
+    for _ in range(20):
+        model._masked_loss(item_BT)
+    hidden = torch.stack(seen)
+    assert hidden[:, [0, 1, 2], [3, 0, 1]].all() and not hidden[:, item_BT < 0].any()
+    assert 0 < hidden[:, 0, :3].float().mean() < 0.5
 
 
 def test_pretraining_teaches_attributes_and_items() -> None:

@@ -183,7 +183,13 @@ def test_what_items_are_worth_follows_the_weights(monkeypatch: pytest.MonkeyPatc
     copied.load_state_dict(tiny().state_dict())
     torch.testing.assert_close(worth(copied), before)
     torch.testing.assert_close(worth(model), worth(other))
+    made = len(projections)
     torch.testing.assert_close(worth(model.double()).float(), worth(other))
+    assert len(projections) == made + 1
+    for module in (*model.modules(),):
+        module.training = True  # as Lightning restores it, which tells nobody
+    worth(model), worth(model)
+    assert len(projections) == made + 3
 
 
 def test_places_without_an_item_stay_last() -> None:

@@ -21,6 +21,7 @@ from experiments import export
 from experiments.deploy import bundle_of, recommender
 from experiments.recommend import main as recommend
 from experiments.run import run
+from experiments.stages import VERSIONS
 from models.tiger import Tiger
 from serving import table as tables
 from serving.bundle import Bundle
@@ -328,7 +329,11 @@ def test_exports_are_whole_or_refused(
             Bundle.load(tmp_path / "copy")
         (tmp_path / "copy" / name).write_bytes(whole)
     card = json.loads((tmp_path / "copy/bundle.json").read_text())
-    for change, said in (({"format": 9}, "format 9"), ({"model": {"kind": "Unheard"}}, "Unheard")):
+    for change, said in (
+        ({"format": 9}, "format 9"),
+        ({"model": {"kind": "Unheard"}}, "Unheard"),
+        ({"model": {**card["model"], "revision": 9}}, "computes otherwise since"),
+    ):
         (tmp_path / "copy/bundle.json").write_text(json.dumps({**card, **change}))
         with pytest.raises(UserError, match=said):
             Bundle.load(tmp_path / "copy")
@@ -346,7 +351,7 @@ def test_a_run_of_code_that_computed_otherwise_is_refused(runs: dict[str, Path],
     old = tmp_path / "runs/sasrec_tiny/x"
     shutil.copytree(runs["sasrec_tiny"], old)
     manifest = json.loads((old / "train.manifest.json").read_text())
-    manifest["inputs"]["version"] = 1
-    (old / "train.manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="compute otherwise: train again, or use commit"):
-        bundle_of(old)
+    for change in ({"version": VERSIONS["train"] - 1}, {"revision": 9}):
+        (old / "train.manifest.json").write_text(json.dumps({**manifest, "inputs": {**manifest["inputs"], **change}}))
+        with pytest.raises(UserError, match="of another version .* train again, or use its commit"):
+            bundle_of(old)
