@@ -73,7 +73,8 @@ class NextItemConfig(ClassicConfig):
     """A model with a state behind every item (`models.next_item.NextItem`)."""
 
     width: int = 64
-    dropout: float = 0.2
+    dropout: float = 0.5
+    """Much, as the data are sparse: at 0.2 most models learn the users by heart."""
     loss: str = "softmax"
     """softmax over the whole catalogue; sampled_softmax; binary or bpr with one other item."""
     negatives: int = 256
@@ -111,7 +112,6 @@ class CaserConfig(NextItemConfig):
     revision: ClassVar[int] = 1
     length: int = 5
     """Items that a prediction goes by."""
-    dropout: float = 0.5
     vertical: int = 4
     horizontal: int = 16
     """Filters: over single dimensions, and over whole items of every height."""
@@ -129,7 +129,6 @@ class CaserConfig(NextItemConfig):
 
 @dataclass
 class HGNConfig(NextItemConfig):
-    dropout: float = 0.5
     length: int = 5
     """Items that a prediction goes by."""
 
@@ -144,8 +143,9 @@ class HGNConfig(NextItemConfig):
 
 
 @dataclass
-class HSTUConfig(NextItemConfig):
-    revision: ClassVar[int] = 1
+class AttentionConfig(NextItemConfig):
+    """A model with attention over the items."""
+
     num_layers: int = 2
     num_heads: int = 2
 
@@ -155,6 +155,12 @@ class HSTUConfig(NextItemConfig):
         divides = self.width % self.num_heads == 0
         require(divides, "model.num_heads", self.num_heads, f"a divisor of model.width={self.width}")
 
+
+@dataclass
+class HSTUConfig(AttentionConfig):
+    revision: ClassVar[int] = 1
+    dropout: float = 0.2
+
     def build(self, known: "Known") -> "nn.Module":
         from models.hstu import HSTU
 
@@ -162,11 +168,9 @@ class HSTUConfig(NextItemConfig):
 
 
 @dataclass
-class SASRecConfig(HSTUConfig):
-    """Sizes of the transformers over items. The paper's dropout on sparse data: at 0.2 it learns the users by heart."""
+class SASRecConfig(AttentionConfig):
+    """Sizes of the transformers over items."""
 
-    revision: ClassVar[int] = 0
-    dropout: float = 0.5
     ff_width: int = 256
 
     def check(self) -> None:
@@ -198,15 +202,22 @@ class FDSAConfig(SASRecConfig):
 
 
 @dataclass
-class BERT4RecConfig(SASRecConfig):
-    revision: ClassVar[int] = 1
-    dropout: float = 0.2
-    hidden: float = 0.6
-    """Share of the items of a window that training hides."""
+class HidingConfig(SASRecConfig):
+    """A model that learns from items that training hides."""
+
+    hidden: float = 0.2
+    """Their share of a window."""
 
     def check(self) -> None:
         super().check()
         require(0 < self.hidden < 1, "model.hidden", self.hidden, "above 0 and below 1")
+
+
+@dataclass
+class BERT4RecConfig(HidingConfig):
+    revision: ClassVar[int] = 1
+    dropout: float = 0.2
+    hidden: float = 0.6
 
     def build(self, known: "Known") -> "nn.Module":
         from models.bert4rec import BERT4Rec
@@ -215,11 +226,8 @@ class BERT4RecConfig(SASRecConfig):
 
 
 @dataclass
-class S3RecConfig(BERT4RecConfig):
-    revision: ClassVar[int] = 0
+class S3RecConfig(HidingConfig):
     reads_attributes: ClassVar[bool] = True
-    dropout: float = 0.5
-    hidden: float = 0.2
     pretraining_epochs: int = 20
 
     def check(self) -> None:
