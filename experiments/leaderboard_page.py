@@ -28,6 +28,8 @@ METRICS = (
 )  # fmt: skip
 HEADS = ("R@5", "N@5", "R@10", "N@10", "fresh R@10", "fresh N@10", "cov@10", "ent@10")
 WIDTH = 6.4
+LABEL, LABEL_LENGTH = 7, 90
+"""Size of a label beside a dot, and about how long the longest is, in points."""
 NOTES = (
     "Ranked by Recall@10 on all test users, items, full ranking. ±: standard deviation over seeds. published: Recall@10"
     " / NDCG@10 of the paper named in the experiment. fresh: with the items of the history taken out of the lists, as "
@@ -204,8 +206,23 @@ def panels(board: Board) -> list[Panel]:
     return [scatter(name, words, places) for name, words, places in drawn if places]
 
 
+def label_lifts(dots: Sequence[tuple[float, float]]) -> list[float]:
+    """How far above its dot (x, y, in points) each label's foot is: below those of higher dots that it would cover."""
+    feet: list[tuple[float, float]] = []
+    lifts = [0.0] * len(dots)
+    for place in sorted(range(len(dots)), key=lambda place: -dots[place][1]):
+        x, y = dots[place]
+        foot = y + LABEL / 2
+        for other_x, other_foot in sorted(feet, key=lambda other: -other[1]):
+            if abs(other_x - x) < LABEL_LENGTH and abs(other_foot - foot) < LABEL + 1:
+                foot = other_foot - LABEL - 1
+        feet.append((x, foot))
+        lifts[place] = foot - y
+    return lifts
+
+
 def scatter(name: str, words: str, places: Sequence[tuple[float, Row]]) -> Panel:
-    """Rows as numbered dots; the key says which is which."""
+    """Rows as dots, each with its name."""
 
     def paint(ax: "Axes") -> None:
         from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -216,14 +233,6 @@ def scatter(name: str, words: str, places: Sequence[tuple[float, Row]]) -> Panel
             if len(recall) > 1:
                 ax.plot([cost, cost], [min(recall), max(recall)], color=colour, linewidth=1.6)
             ax.plot(cost, statistics.fmean(recall), "o", color=colour, markersize=5)
-            ax.annotate(
-                row.title,
-                (cost, statistics.fmean(recall)),
-                xytext=(5, 3),
-                textcoords="offset points",
-                fontsize=7,
-                color=INK,
-            )
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda cost, _: f"{cost:g}" if cost < 1000 else f"{cost / 1000:g}k"))
@@ -235,6 +244,10 @@ def scatter(name: str, words: str, places: Sequence[tuple[float, Row]]) -> Panel
         ax.set_ylabel("Recall@10")
         ax.grid(color=FAINT)
         ax.set_axisbelow(True)
+        dots = [(cost, statistics.fmean(row.metrics["recall@10"])) for cost, row in places]
+        shown = ax.transData.transform(dots) * 72 / ax.figure.dpi  # in points
+        for (_, row), dot, lift in zip(places, dots, label_lifts(shown.tolist()), strict=True):
+            ax.annotate(row.title, dot, xytext=(5, lift), textcoords="offset points", fontsize=LABEL, color=INK)
 
     title = f"Recall@10 against {words}"
     caption = "Dot: mean over seeds; line: from the worst seed to the best."

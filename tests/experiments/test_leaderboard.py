@@ -9,10 +9,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml  # type: ignore[import-untyped]
+from hypothesis import given
+from hypothesis import strategies as st
 
 from experiments import run
 from experiments.config import override
 from experiments.leaderboard import main, retrievers
+from experiments.leaderboard_page import LABEL, LABEL_LENGTH, label_lifts
 from experiments.named import named
 from experiments.pipeline import Pipeline
 from experiments.results import read_run
@@ -180,3 +183,14 @@ def test_pretraining_that_is_killed_goes_on_as_if_it_had_not_been(
             losses.append([row[place] for row in rows[1:]])
     assert losses[:2] == losses[2:]
     assert [len(column) for column in losses] == [3, 2, 3, 2]
+
+
+@given(st.lists(st.tuples(st.floats(0, 400), st.floats(0, 200)), max_size=15))
+def test_labels_do_not_cover_each_other(dots: list[tuple[float, float]]) -> None:
+    lifts = label_lifts(dots)
+    feet = [(x, y + lift) for (x, y), lift in zip(dots, lifts, strict=True)]
+    for place, (x, foot) in enumerate(feet):
+        for other_x, other_foot in feet[:place]:
+            assert abs(x - other_x) >= LABEL_LENGTH or abs(foot - other_foot) >= LABEL, feet
+    if len(dots) == 1:
+        assert lifts == [LABEL / 2]
