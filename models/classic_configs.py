@@ -193,7 +193,6 @@ class SASRecConfig(AttentionConfig):
 @dataclass
 class FDSAConfig(SASRecConfig):
     reads_attributes: ClassVar[bool] = True
-    dropout: float = 0.2
 
     def build(self, known: "Known") -> "nn.Module":
         from models.fdsa import FDSA
