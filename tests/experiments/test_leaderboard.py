@@ -193,4 +193,4 @@ def test_labels_do_not_cover_each_other(dots: list[tuple[float, float]]) -> None
         for other_x, other_foot in feet[:place]:
             assert abs(x - other_x) >= LABEL_LENGTH or abs(foot - other_foot) >= LABEL, feet
     if len(dots) == 1:
-        assert lifts == [LABEL / 2]
+        assert lifts == pytest.approx([LABEL / 2])
