@@ -1,0 +1,44 @@
+"""A small catalogue and histories for the rivals, for `test_rivals.py` and `test_hiding.py`.
+
+Legend: B users, T items of a sequence, N items, D width.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.classic_configs import ClassicConfig
+from models.next_item import Known, NextItem
+
+ITEMS, USERS, LONGEST = 40, 50, 6
+SMALL: dict[str, Any] = {"width": 32, "dropout": 0.0}
+
+
+def known() -> Known:
+    draw = torch.Generator().manual_seed(0)
+    attributes_NA = torch.randint(-1, 5, (ITEMS, 2), generator=draw).sort(1, descending=True).values
+    vectors_ND = torch.randn(ITEMS, 8, generator=draw)
+    return Known(ITEMS, USERS, LONGEST, torch.arange(ITEMS), vectors_ND, attributes_NA)
+
+
+def built(config: ClassicConfig) -> Any:
+    torch.manual_seed(0)
+    return config.build(known())
+
+
+def name_of(config: object) -> str:
+    return type(config).__name__.removesuffix("Config")
+
+
+def histories(count: int = 5) -> tuple[Tensor, Tensor]:
+    """Histories of 1 to LONGEST items, and their users."""
+    draw = torch.Generator().manual_seed(1)
+    item_BT = torch.randint(0, ITEMS, (count, LONGEST), generator=draw)
+    length_B = 1 + torch.arange(count) % LONGEST
+    return item_BT.masked_fill(torch.arange(LONGEST) >= length_B[:, None], -1), torch.arange(count)
+
+
+def as_read(model: NextItem) -> Tensor:
+    """(N, D), what items of a history are to the model."""
+    return model.items * model.items.shape[1] ** 0.5
