@@ -6,6 +6,7 @@ Legend: B users, S source tokens, T target tokens, K beams, P past positions, H 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -111,6 +112,20 @@ def _linear(shape: Shape, inputs: int, outputs: int, std: float) -> nn.Linear:
     return layer
 
 
+def joined(heads_BHTE: Tensor) -> Tensor:
+    """(B, T, H E)"""
+    return heads_BHTE.transpose(1, 2).flatten(2)
+
+
+class Part(NamedTuple):
+    """Sequences of like length among others."""
+
+    batch: int
+    length: int
+    bias: Tensor | None
+    """Of their attention; None: causal."""
+
+
 class Attention(nn.Module):
     """Multi-head attention. `fused` projects to queries, keys and values at once; in
     cross-attention to keys and values, and `q` to queries."""
@@ -134,7 +149,7 @@ class Attention(nn.Module):
         return [part.unflatten(-1, heads).transpose(1, 2) for part in x.split(heads[0] * heads[1], dim=-1)]
 
     def merge(self, heads_BHTE: Tensor) -> Tensor:
-        return self.out(heads_BHTE.transpose(1, 2).flatten(2))
+        return self.out(joined(heads_BHTE))
 
     @property
     def rate(self) -> float:
@@ -145,6 +160,22 @@ class Attention(nn.Module):
         query, key, value = self.split(self.fused(x_BTD))
         attended = attend(query * self.scale, key, value, bias, self.rate, causal=bias is None)
         return self.merge(attended), (key, value)
+
+    def packed_attention(self, x_PD: Tensor, parts: Sequence[Part]) -> Tensor:
+        """`self_attention` within each of the parts, whose places lie one behind another in `x_PD`; zero behind them.
+
+        In float32 on a CPU: the shapes seldom come again, and oneDNN compiles for every one that bfloat16 has not had.
+        """
+        sizes = [part.batch * part.length for part in parts]
+        *fused, rest = self.fused(x_PD).float().split([*sizes, len(x_PD) - sum(sizes)])
+        attended = []
+        for part, fused_P3 in zip(parts, fused, strict=True):
+            query, key, value = self.split(fused_P3.unflatten(0, (part.batch, part.length)))
+            with torch.autocast("cpu", enabled=False):
+                heads = attend(query * self.scale, key, value, part.bias, self.rate, causal=part.bias is None)
+            attended.append(joined(heads).flatten(0, 1))
+        attended.append(rest.new_zeros(len(rest), self.out.in_features))
+        return self.out(torch.cat(attended))
 
     def keys_values(self, source_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, H, S, E) of an encoded source, for `cross_attention`."""

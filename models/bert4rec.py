@@ -4,13 +4,14 @@ Legend: B users, T items of a sequence, X hidden items, N items, D width.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Shape
-from models.next_item import INIT_STD, Known, NextItem, Windows, looked_up, padding_mask, products
+from models.next_item import INIT_STD, Known, NextItem, Windows, at_once, chosen, looked_up, padding_mask, products
 from models.objectives import Objective
 from models.transformer import CausalStack
 
@@ -30,19 +31,23 @@ class BERT4Rec(NextItem):
         self.stack = CausalStack(shape)
         self.transform, self.norm = nn.Linear(shape.width, shape.width), nn.LayerNorm(shape.width)
 
-    def read(self, item_BT: Tensor, hidden_BT: Tensor) -> Tensor:
-        """(B, T, D) states that see all items but the hidden ones."""
+    def read(self, items: Sequence[Tensor], hidden: Sequence[Tensor]) -> list[Tensor]:
+        """(B, T, D) states that see all items (B, T) but the hidden ones, for each of several parts."""
         # Normalised, not times sqrt(D): only positions tell the order here, and must not be lost beside the items.
-        embedded_BTD = torch.where(hidden_BT[..., None], self.mask, looked_up(self.items, item_BT))
-        bias = padding_mask(item_BT, embedded_BTD.dtype)
-        x_BTD = self.stack(self.input_norm(embedded_BTD + self.position[: item_BT.shape[1]]), bias)
-        return self.norm(F.gelu(self.transform(x_BTD)))
+        inputs = []
+        for item_BTD, hidden_BT in zip(at_once(partial(looked_up, self.items), items), hidden, strict=True):
+            embedded_BTD = torch.where(hidden_BT[..., None], self.mask, item_BTD)
+            inputs.append(self.input_norm(embedded_BTD + self.position[: item_BTD.shape[1]]))
+        biases = [padding_mask(item_BT, torch.float32) for item_BT in items]
+        states = self.stack.packed(inputs, biases)
+        return [self.norm(F.gelu(self.transform(states_BTD))) for states_BTD in states]
 
     def window_loss(self, windows: Sequence[Windows]) -> Tensor:
-        hidden = [self.choose(item_BT) for item_BT, _, _ in windows]
-        pairs = [(item_BT, hidden_BT) for (item_BT, _, _), hidden_BT in zip(windows, hidden, strict=True)]
-        states_XD = torch.cat([self.read(item_BT, hidden_BT)[hidden_BT] for item_BT, hidden_BT in pairs])
-        return self.objective(states_XD, self.items, torch.cat([item_BT[hidden_BT] for item_BT, hidden_BT in pairs]))
+        items = [item_BT for item_BT, _, _ in windows]
+        hidden = [self.choose(item_BT) for item_BT in items]
+        return self.objective(
+            torch.cat(chosen(self.read(items, hidden), hidden)), self.items, torch.cat(chosen(items, hidden))
+        )
 
     def choose(self, item_BT: Tensor) -> Tensor:
         """(B, T), which items to hide: a share of each sequence, at least one and not all of several, or the last
@@ -60,4 +65,4 @@ class BERT4Rec(NextItem):
         length_B1 = (history_BT >= 0).sum(1, keepdim=True)
         asked_BT = F.pad(history_BT, (0, 1), value=-1).scatter(1, length_B1, 0)
         place_BT = torch.arange(asked_BT.shape[1], device=asked_BT.device) == length_B1
-        return products(self.read(asked_BT, place_BT)[place_BT], self.items)
+        return products(self.read([asked_BT], [place_BT])[0][place_BT], self.items)

@@ -3,12 +3,14 @@
 Legend: B users, T items of a sequence, N items, A attributes of an item, D width.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Shape
-from models.next_item import INIT_STD, Known, NextItem
+from models.next_item import INIT_STD, Known, NextItem, at_once
 from models.objectives import Objective
 from models.transformer import CausalStack
 
@@ -27,17 +29,26 @@ class FDSA(NextItem):
         self.item_stack, self.feature_stack = CausalStack(shape), CausalStack(shape)
         self.out = nn.Linear(2 * shape.width, shape.width)
 
-    def features(self, item_BT: Tensor) -> Tensor:
-        """(B, T, D), the attributes of every item, weighed by attention; zero where there are none."""
-        attribute_BTA = self.attributes_NA[item_BT.clamp_min(0)].masked_fill((item_BT < 0)[..., None], -1)
-        embedded_BTAD = F.embedding(attribute_BTA.clamp_min(0), self.attributes)
-        absent_BTA = attribute_BTA < 0
-        score_BTA = self.weigh(embedded_BTAD)[..., 0].masked_fill(absent_BTA, -1e4)
-        weight_BTA = score_BTA.softmax(2).masked_fill(absent_BTA, 0.0)
-        return torch.einsum("bta,btad->btd", weight_BTA.to(embedded_BTAD.dtype), embedded_BTAD)
+    def features(self, items: Tensor) -> Tensor:
+        """(..., D), the attributes of every item (...), weighed by attention; zero where there are none."""
+        attributes_A = self.attributes_NA[items.clamp_min(0)].masked_fill((items < 0)[..., None], -1)
+        embedded_AD = F.embedding(attributes_A.clamp_min(0), self.attributes)
+        absent_A = attributes_A < 0
+        score_A = self.weigh(embedded_AD)[..., 0].masked_fill(absent_A, -1e4)
+        weight_A = score_A.softmax(-1).masked_fill(absent_A, 0.0)
+        return torch.einsum("...a,...ad->...d", weight_A.to(embedded_AD.dtype), embedded_AD)
 
     def states(self, item_BT: Tensor, user_B: Tensor) -> Tensor:
-        position_TD = self.position[: item_BT.shape[1]]
-        item_BTD = self.item_stack(self.embed(item_BT) + position_TD)
-        feature_BTD = self.feature_stack(self.features(item_BT) * self.scale + position_TD)
-        return self.out(torch.cat([item_BTD, feature_BTD], dim=2))
+        return self.states_of([(item_BT, user_B)])[0]
+
+    def states_of(self, parts: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        items = [item_BT for item_BT, _ in parts]
+        of_items, of_features = (
+            stack.packed([x_BTD + self.position[: x_BTD.shape[1]] for x_BTD in at_once(look_up, items)])
+            for stack, look_up in ((self.item_stack, self.embed), (self.feature_stack, self.scaled_features))
+        )
+        return [self.out(torch.cat(pair, dim=2)) for pair in zip(of_items, of_features, strict=True)]
+
+    def scaled_features(self, items: Tensor) -> Tensor:
+        """`features`, as large as items are read."""
+        return self.features(items) * self.scale

@@ -4,7 +4,7 @@ Legend: B users or windows, T items of a sequence, X targets, N items, U users, 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -55,23 +55,30 @@ class NextItem(nn.Module):
             self.separate = nn.Parameter(torch.empty(known.num_items, state_width).normal_(std=INIT_STD))
             self.bias = nn.Parameter(torch.zeros(known.num_items))
 
-    def embed(self, item_BT: Tensor) -> Tensor:
-        """(B, T, D) embeddings; zero where there is no item (-1).
+    def embed(self, items: Tensor) -> Tensor:
+        """(..., D) embeddings of items (...); zero where there is no item (-1).
 
         They are learnt small, for inner products with states, and read sqrt(D) times as large (as in SASRec's code): at
         their own size a transformer hardly sees them beside what its layers add, and learns slowly.
         """
-        return looked_up(self.items, item_BT) * self.scale
+        return looked_up(self.items, items) * self.scale
 
     def states(self, item_BT: Tensor, user_B: Tensor) -> Tensor:
         """(B, T, D), what is known of a user after each item (B, T), oldest first; -1 behind."""
         raise NotImplementedError
 
+    def states_of(self, parts: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """The `states` of several parts of a batch."""
+        return [self.states(*part) for part in parts]
+
     def window_loss(self, windows: Sequence[Windows]) -> Tensor:
         """Mean loss of the targets of all windows, each predicted from the items before it."""
-        states = [self.states(item_BT[:, :-1], user_B)[target_BT[:, 1:]] for item_BT, user_B, target_BT in windows]
-        target_X = torch.cat([item_BT[target_BT] for item_BT, _, target_BT in windows])
-        return self.objective(*self._answered(torch.cat(states)), target_X)
+        with in_float32():
+            known = self.states_of([(item_BT[:, :-1], user_B) for item_BT, user_B, _ in windows])
+        targets = [target_BT for _, _, target_BT in windows]
+        states_XD = torch.cat(chosen(known, [target_BT[:, 1:] for target_BT in targets]))
+        target_X = torch.cat(chosen([item_BT for item_BT, _, _ in windows], targets))
+        return self.objective(*self._answered(states_XD), target_X)
 
     def scores(self, history_BT: Tensor, user_B: Tensor) -> Tensor:
         """(B, N), how well each item follows a history (B, T), oldest first; -1 behind."""
@@ -89,9 +96,27 @@ class NextItem(nn.Module):
         return F.pad(states_XD, (0, 1), value=1.0), torch.cat([self.separate, self.bias[:, None]], dim=1)
 
 
+def in_float32() -> torch.autocast:
+    """For all but products with the catalogue, on a CPU: they are small, and for each of their ever new shapes oneDNN
+    compiles what bfloat16 would save. Elsewhere it changes nothing."""
+    return torch.autocast("cpu", enabled=False)
+
+
 def looked_up(table: Tensor, number: Tensor) -> Tensor:
     """Rows (..., D) of a table (X, D) by number (...); zero for -1: no item here, or a user who is not known."""
     return F.embedding(number.clamp_min(0), table) * (number >= 0)[..., None]
+
+
+def at_once(look_up: Callable[[Tensor], Tensor], numbers: Sequence[Tensor]) -> list[Tensor]:
+    """`look_up` of each of several (B, T), done once: the gradient of a look-up is as large as the table."""
+    found = look_up(torch.cat([number_BT.flatten() for number_BT in numbers]))
+    parts = found.split([number_BT.numel() for number_BT in numbers])
+    return [part.unflatten(0, number_BT.shape) for part, number_BT in zip(parts, numbers, strict=True)]
+
+
+def chosen(values: Sequence[Tensor], places: Sequence[Tensor]) -> list[Tensor]:
+    """Of several (B, T, ...), those at the places (B, T) that are true."""
+    return [value_BT[place_BT] for value_BT, place_BT in zip(values, places, strict=True)]
 
 
 def products(states_BD: Tensor, answers_ND: Tensor) -> Tensor:

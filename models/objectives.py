@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.item_softmax import item_softmax
+
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(states_XD, answers_ND, target_X) -> mean loss of the targets, natural log."""
 
@@ -19,18 +21,13 @@ def objective(name: str, negatives: int) -> Objective:
     return partial(sampled_softmax, negatives=negatives) if name == "sampled_softmax" else OBJECTIVES[name]
 
 
-def softmax(states_XD: Tensor, answers_ND: Tensor, target_X: Tensor) -> Tensor:
-    """Cross-entropy over the whole catalogue."""
-    return F.cross_entropy((states_XD @ answers_ND.T).float(), target_X)
-
-
 def sampled_softmax(states_XD: Tensor, answers_ND: Tensor, target_X: Tensor, negatives: int) -> Tensor:
     """Cross-entropy of the target among itself and `negatives` items drawn evenly for every target.
 
     An item that is drawn and is the target is left out, so that no target competes with itself.
     """
     drawn_XR = torch.randint(len(answers_ND), (len(target_X), negatives), device=target_X.device)
-    other_XR = torch.bmm(answers_ND[drawn_XR], states_XD[:, :, None].to(answers_ND.dtype))[:, :, 0]
+    other_XR = torch.bmm(F.embedding(drawn_XR, answers_ND), states_XD[:, :, None].to(answers_ND.dtype))[:, :, 0]
     other_XR = other_XR.masked_fill(drawn_XR == target_X[:, None], -torch.inf)
     scores_XR = torch.cat([_pairs(states_XD, answers_ND, target_X)[:, None], other_XR.float()], dim=1)
     return F.cross_entropy(scores_XR, torch.zeros_like(target_X))
@@ -57,7 +54,7 @@ def another(target_X: Tensor, num_items: int) -> Tensor:
 
 
 def _pairs(states_XD: Tensor, answers_ND: Tensor, item_X: Tensor) -> Tensor:
-    return (states_XD * answers_ND[item_X]).sum(1).float()
+    return (states_XD * F.embedding(item_X, answers_ND)).sum(1).float()
 
 
-OBJECTIVES: dict[str, Objective] = {"softmax": softmax, "binary": binary, "bpr": bpr}
+OBJECTIVES: dict[str, Objective] = {"softmax": item_softmax, "binary": binary, "bpr": bpr}

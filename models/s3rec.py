@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Shape
-from models.next_item import INIT_STD, Known, padding_mask
+from models.next_item import INIT_STD, Known, at_once, chosen, padding_mask
 from models.objectives import Objective, bpr
 from models.sasrec import SASRec
+from models.transformer import ROUND
 
 ATTRIBUTE_WEIGHT, ITEM_WEIGHT, MASKED_ATTRIBUTE_WEIGHT, SEGMENT_WEIGHT = 0.2, 1.0, 1.0, 0.5
 
@@ -44,11 +45,13 @@ class S3Rec(SASRec):
         for parameter in (self.attributes, self.mask, *(layer.weight for layer in layers)):
             parameter.requires_grad_(False)
 
-    def read(self, item_BT: Tensor, hidden_BT: Tensor) -> Tensor:
-        """(B, T, D) states that see both sides, but not the hidden items."""
-        embedded_BTD = torch.where(hidden_BT[..., None], self.mask * self.scale, self.embed(item_BT))
-        bias = padding_mask(item_BT, embedded_BTD.dtype)
-        return self.stack(embedded_BTD + self.position[: item_BT.shape[1]], bias)
+    def read(self, items: Sequence[Tensor], hidden: Sequence[Tensor]) -> list[Tensor]:
+        """(B, T, D) states that see both sides of items (B, T), but not the hidden ones, for each of several parts."""
+        inputs = [
+            self.placed(torch.where(hidden_BT[..., None], self.mask * self.scale, item_BTD))
+            for item_BTD, hidden_BT in zip(at_once(self.embed, items), hidden, strict=True)
+        ]
+        return self.stack.packed(inputs, [padding_mask(item_BT, torch.float32) for item_BT in items])
 
     def pretraining_loss(self, windows: Sequence[Tensor]) -> Tensor:
         """The weighted sum of the four losses (equations 5 to 8) over windows, the items (B, T) of each length.
@@ -57,26 +60,31 @@ class S3Rec(SASRec):
         A segment is read from the first position on, where theirs keeps its place.
         """
         cut = [item_BT[:, : len(self.position)] for item_BT in windows]
-        masked_loss = torch.stack([self._masked_loss(item_BT) for item_BT in cut]).sum()
         items = torch.stack([(item_BT >= 0).sum() for item_BT in cut]).sum()
-        return (masked_loss + SEGMENT_WEIGHT * self._segment_loss(cut)) / items
+        return (self._masked_loss(cut) + SEGMENT_WEIGHT * self._segment_loss(cut)) / items
 
-    def _masked_loss(self, item_BT: Tensor) -> Tensor:
+    def _masked_loss(self, windows: Sequence[Tensor]) -> Tensor:
         """Items and attributes of what is hidden, and attributes of what is not (equations 5 to 7), summed."""
+        hidden = [self._hide(item_BT) for item_BT in windows]
+        plain = [(item_BT >= 0) & ~hidden_BT for item_BT, hidden_BT in zip(windows, hidden, strict=True)]
+        states = self.read(windows, hidden)
+        states_XD, item_X = torch.cat(chosen(states, hidden)), torch.cat(chosen(windows, hidden))
+        item_loss = bpr(self.of_masked(states_XD), self.items, item_X) * len(item_X)
+        masked_loss = self._attribute_loss(self.of_hidden(states_XD), item_X)
+        plain_states = self.of_item(torch.cat(chosen(states, plain)))
+        attribute_loss = self._attribute_loss(plain_states, torch.cat(chosen(windows, plain)))
+        return ATTRIBUTE_WEIGHT * attribute_loss + ITEM_WEIGHT * item_loss + MASKED_ATTRIBUTE_WEIGHT * masked_loss
+
+    def _hide(self, item_BT: Tensor) -> Tensor:
+        """(B, T): a share, and the last item, as what is to come will be hidden."""
         there_BT = item_BT >= 0
         hidden_BT = there_BT & (torch.rand(item_BT.shape, device=item_BT.device) < self.hidden)
-        last_B1 = there_BT.sum(1, keepdim=True) - 1
-        hidden_BT = hidden_BT.scatter(1, last_B1, True)  # as what is to come will be
-        states_BTD = self.read(item_BT, hidden_BT)
-        plain_BT = there_BT & ~hidden_BT
-        item_loss = bpr(self.of_masked(states_BTD[hidden_BT]), self.items, item_BT[hidden_BT]) * hidden_BT.sum()
-        attribute_loss = self._attribute_loss(self.of_item(states_BTD[plain_BT]), item_BT[plain_BT])
-        masked_loss = self._attribute_loss(self.of_hidden(states_BTD[hidden_BT]), item_BT[hidden_BT])
-        return ATTRIBUTE_WEIGHT * attribute_loss + ITEM_WEIGHT * item_loss + MASKED_ATTRIBUTE_WEIGHT * masked_loss
+        return hidden_BT.scatter(1, there_BT.sum(1, keepdim=True) - 1, True)
 
     def _attribute_loss(self, states_XD: Tensor, item_X: Tensor) -> Tensor:
         """Binary cross-entropy of all attribute values of the items (equations 5 and 7), summed over both."""
-        scores_XV = (states_XD @ self.attributes.T).float()
+        round_XD = F.pad(states_XD, (0, 0, 0, -len(states_XD) % ROUND))
+        scores_XV = (round_XD @ self.attributes.T)[: len(states_XD)].float()
         attribute_XA = self.attributes_NA[item_X]
         wanted_XV = torch.zeros(len(item_X), len(self.attributes) + 1, device=item_X.device)
         wanted_XV.scatter_(1, attribute_XA.where(attribute_XA >= 0, len(self.attributes)), 1.0)
@@ -87,25 +95,29 @@ class S3Rec(SASRec):
 
         One window alone has no other: it costs log 2.
         """
-        pairs = [self._around_and_inside(item_BT) for item_BT in windows]
-        around_BD, segment_BD = (torch.cat(side) for side in zip(*pairs, strict=True))
+        around_BD, segment_BD = self._around_and_inside(windows)
         around_BD = self.of_segment(around_BD)
         right_B, wrong_B = ((around_BD * other_BD).sum(1) for other_BD in (segment_BD, segment_BD.roll(1, 0)))
         return -F.logsigmoid((right_B - wrong_B).float()).sum()
 
-    def _around_and_inside(self, item_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, D) twice: sequences with a random segment hidden, and these segments."""
-        length_B = (item_BT >= 0).sum(1)
-        place_T = torch.arange(item_BT.shape[1], device=item_BT.device)
-        first_B, end_B = draw_segments(length_B)
-        inside_BT = (place_T >= first_B[:, None]) & (place_T < end_B[:, None])
-        segment_BD = self._summary(*gather_segments(item_BT, first_B, end_B), end_B - first_B)
-        return self._summary(item_BT, inside_BT, length_B), segment_BD
+    def _around_and_inside(self, windows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """(B, D) twice: the windows with a random segment hidden, and these segments."""
+        hidden, segments = [], []
+        for item_BT in windows:
+            first_B, end_B = draw_segments((item_BT >= 0).sum(1))
+            place_T = torch.arange(item_BT.shape[1], device=item_BT.device)
+            hidden.append((place_T >= first_B[:, None]) & (place_T < end_B[:, None]))
+            segments.append(gather_segments(item_BT, first_B, end_B))
+        nothing = [torch.zeros_like(item_BT, dtype=torch.bool) for item_BT in segments]
+        asked = [*windows, *segments]
+        states = self.read(asked, [*hidden, *nothing])
+        last = [last_states(*pair) for pair in zip(asked, states, strict=True)]
+        return torch.cat(last[: len(windows)]), torch.cat(last[len(windows) :])
 
-    def _summary(self, item_BT: Tensor, hidden_BT: Tensor, length_B: Tensor) -> Tensor:
-        """(B, D), the state of the last item."""
-        states_BTD = self.read(item_BT, hidden_BT)
-        return states_BTD[torch.arange(len(length_B), device=length_B.device), length_B - 1]
+
+def last_states(item_BT: Tensor, states_BTD: Tensor) -> Tensor:
+    """(B, D), the states of the last items."""
+    return states_BTD[torch.arange(len(item_BT), device=item_BT.device), (item_BT >= 0).sum(1) - 1]
 
 
 def draw_segments(length_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,8 +128,8 @@ def draw_segments(length_B: Tensor) -> tuple[Tensor, Tensor]:
     return first_B, first_B + size_B
 
 
-def gather_segments(item_BT: Tensor, first_B: Tensor, end_B: Tensor) -> tuple[Tensor, Tensor]:
-    """The segments as sequences (B, T) of their own, and that nothing of them is hidden."""
+def gather_segments(item_BT: Tensor, first_B: Tensor, end_B: Tensor) -> Tensor:
+    """The segments as sequences (B, T) of their own."""
     place_BT = first_B[:, None] + torch.arange(item_BT.shape[1], device=item_BT.device)
-    segment_BT = item_BT.gather(1, place_BT.clamp_max(item_BT.shape[1] - 1)).masked_fill(place_BT >= end_B[:, None], -1)
-    return segment_BT, torch.zeros_like(segment_BT, dtype=torch.bool)
+    segment_BT = item_BT.gather(1, place_BT.clamp_max(item_BT.shape[1] - 1))
+    return segment_BT.masked_fill(place_BT >= end_B[:, None], -1)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from models.attention import Shape
 from models.causal import INIT_STD, ItemCausal, Reading, Windows
 from models.configs import Content
+from models.item_softmax import Additions, item_logits, item_softmax
 from models.next_item import looked_up
 from sid.tokens import PAD, TokenSpace
 from sid.trie import Trie
@@ -98,8 +99,8 @@ class Sidlight(ItemCausal):
         loss = self.mean_loss(self.code_logits(self.depth_states(states_XD, tokens_XL)), codes_XL)
         if not (self.training and self.item_loss):
             return loss
-        logits_XN = self.item_logits(states_XD, self.histories(windows), self.unit_items())
-        return loss + self.item_loss * F.cross_entropy(logits_XN, self.trie.find(codes_XL))
+        asked_XD, more = self.asked(states_XD, self.histories(windows))
+        return loss + self.item_loss * item_softmax(asked_XD, self.unit_items(), self.trie.find(codes_XL), more)
 
     def histories(self, windows: Sequence[Windows]) -> Tensor:
         """(X, T), the items before each target of the windows; -1 from there on."""
@@ -116,18 +117,17 @@ class Sidlight(ItemCausal):
         """(N, D), all items at unit length."""
         return F.normalize(self.items + self.content(self.vectors_NE), dim=1)
 
-    def item_logits(self, states_XD: Tensor, history_XT: Tensor, items_ND: Tensor) -> Tensor:
-        """(X, N) cosines of states and items, more by `again` for items of the history (-1: none), over the
-        temperature."""
-        asked_XD = F.normalize(states_XD, dim=1).to(items_ND.dtype) / self.temperature
-        logits_XN = (asked_XD @ items_ND.T).float()
+    def asked(self, states_XD: Tensor, history_XT: Tensor) -> tuple[Tensor, Additions | None]:
+        """What makes the logits of whole items: vectors (X, D) whose inner products with `unit_items` are cosines over
+        the temperature, and what items of the history (-1: none) have more, `again` over the temperature."""
+        asked_XD = F.normalize(states_XD, dim=1).to(self.items.dtype) / self.temperature
         if self.again is None:
-            return logits_XN
+            return asked_XD, None
         sorted_XT = history_XT.sort(1).values
         first_XT = (sorted_XT >= 0) & (sorted_XT != F.pad(sorted_XT[:, :-1], (1, 0), value=-1))
         row_P, place_P = first_XT.nonzero(as_tuple=True)
         more_P = (self.again.float() / self.temperature).expand(len(row_P))
-        return logits_XN.index_put_((row_P, sorted_XT[row_P, place_P]), more_P, accumulate=True)
+        return asked_XD, Additions(row_P, sorted_XT[row_P, place_P], more_P)
 
     @torch.no_grad()
     def worth(self, state: Reading) -> Tensor:
@@ -137,7 +137,8 @@ class Sidlight(ItemCausal):
         with torch.autocast(state.user_BD.device.type, enabled=False):
             items_ND = self.unit_items() if self.training or self.kept_ND is None else self.kept_ND
             self.kept_ND = None if self.training else items_ND
-            return self.judge * self.item_logits(state.user_BD.float(), self.numbers(state.items_BTL), items_ND)
+            asked_BD, more = self.asked(state.user_BD.float(), self.numbers(state.items_BTL))
+            return self.judge * item_logits(asked_BD, items_ND, more)
 
 
 def centred(vectors_ND: np.ndarray) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from models import objectives
-from models.objectives import another, binary, bpr, objective, sampled_softmax, softmax
+from models.objectives import another, binary, bpr, objective, sampled_softmax
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def test_softmax_is_the_log_of_a_share(problem: tuple[Tensor, Tensor, Tensor]) -
     for state_D, target in zip(states_XD, target_X.tolist(), strict=True):
         scores = [math.exp(float(state_D @ answer_D)) for answer_D in answers_ND]
         losses.append(-math.log(scores[target] / sum(scores)))
-    assert softmax(*problem).item() == pytest.approx(sum(losses) / 7, rel=1e-5)
+    assert objective("softmax", 0)(*problem).item() == pytest.approx(sum(losses) / 7, rel=1e-5)
 
 
 def test_sampled_softmax_is_that_among_the_drawn(

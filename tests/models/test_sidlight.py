@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from datamodules.batch import token_sequence
 from models.configs import CausalConfig, Content, SidlightConfig
+from models.item_softmax import item_logits, item_softmax
 from models.sidlight import Sidlight, centred
 from sid.decode import beam_search, recommended
 from sid.errors import UserError
@@ -138,7 +139,8 @@ def test_a_score_is_that_of_the_codes_and_of_the_whole_item() -> None:
         state = model.begin(tokens(model, items_BT))
         written, lists = (search(model, state, table().trie, ITEMS) for search in (beam_search, recommended))
         states_BD = model.user_states(*model.split(tokens(model, items_BT), targets=0))[[0, 1, 2], [7, 2, 5]]
-        whole_BN = model.item_logits(states_BD, items_BT, model.unit_items())
+        asked_BD, more = model.asked(states_BD, items_BT)
+        whole_BN = item_logits(asked_BD, model.unit_items(), more)
     assert lists.codes_BKL is not None
     for row in range(3):
         items, logp = written.items_BK[row].tolist(), written.scores_BK[row].tolist()
@@ -253,9 +255,8 @@ def test_an_item_that_came_three_times_has_the_gradient_of_one() -> None:
     gradients = []
     for history_XT in (once_XT, often_XT):
         model.zero_grad()
-        F.cross_entropy(
-            model.item_logits(states_XD, history_XT, model.unit_items()), torch.tensor([3, 5, 7])
-        ).backward()
+        asked_XD, more = model.asked(states_XD, history_XT)
+        item_softmax(asked_XD, model.unit_items(), torch.tensor([3, 5, 7]), more).backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys() >= {"again", "items"}
     assert all(torch.allclose(gradients[0][name], gradients[1][name], atol=1e-6) for name in gradients[0])
