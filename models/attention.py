@@ -167,7 +167,7 @@ class Attention(nn.Module):
         In float32 on a CPU: the shapes seldom come again, and oneDNN compiles for every one that bfloat16 has not had.
         """
         sizes = [part.batch * part.length for part in parts]
-        *fused, rest = self.fused(x_PD).float().split([*sizes, len(x_PD) - sum(sizes)])
+        *fused, rest = self.fused(x_PD).to(self.fused.weight.dtype).split([*sizes, len(x_PD) - sum(sizes)])
         attended = []
         for part, fused_P3 in zip(parts, fused, strict=True):
             query, key, value = self.split(fused_P3.unflatten(0, (part.batch, part.length)))

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from models.attention import Shape, causal_mask
 from models.inside import Inside
-from models.transformer import CausalStack, CausalState
+from models.next_item import chosen
+from models.transformer import CausalStack, CausalState, rounded
 from sid.tokens import BOS, PAD, TokenSpace
 
 INIT_STD = 0.02
@@ -28,6 +29,10 @@ Windows = tuple[Tensor, Tensor]
 """Windows of like length: tokens (B, S), the user token (if any) and the items, oldest first, PAD behind; and whether
 an item is to be predicted from those before it (B, T). A batch is a few of them, each read on its own, so that little
 is padded."""
+
+
+Split = tuple[Tensor, Tensor]
+"""What opens every sequence (B, 1), and the tokens of the items (B, T, L)."""
 
 
 class Reading(NamedTuple):
@@ -81,7 +86,7 @@ class Causal(nn.Module):
         weight = self.embedding if self.output is None else self.output
         return F.linear(states, weight[self.tokens.level(level)])
 
-    def split(self, tokens_BS: Tensor, targets: int) -> tuple[Tensor, Tensor]:
+    def split(self, tokens_BS: Tensor, targets: int) -> Split:
         """The token that opens every sequence (B, 1), user or BOS, and the items' tokens (B, T, L).
 
         Raises ValueError for more than `max_items` items and `targets` (0 or 1) behind them.
@@ -104,8 +109,9 @@ class Causal(nn.Module):
             return None
         return torch.rand(items_BTL.shape[:2], device=items_BTL.device) >= self.item_dropout
 
-    def states_before(self, start_B1: Tensor, items_BTL: Tensor) -> Tensor:
-        """(B, T, ...), what is known before each item is read, which is all that its codes may be predicted from."""
+    def states_before(self, parts: Sequence[Split]) -> list[Tensor]:
+        """(B, T, ...) for each part, what is known before each item is read, which is all that its codes may be
+        predicted from."""
         raise NotImplementedError
 
     def depth_states(self, states: Tensor, tokens_XL: Tensor) -> Tensor:
@@ -114,12 +120,10 @@ class Causal(nn.Module):
 
     def before_targets(self, windows: Sequence[Windows]) -> tuple[Tensor, Tensor]:
         """What is known before each target (X, ...), and its tokens (X, L)."""
-        known, tokens = [], []
-        for tokens_BS, target_BT in windows:
-            start_B1, items_BTL = self.split(tokens_BS, targets=1)
-            known.append(self.states_before(start_B1, items_BTL)[target_BT])
-            tokens.append(items_BTL[target_BT])
-        return torch.cat(known), torch.cat(tokens)
+        parts = [self.split(tokens_BS, targets=1) for tokens_BS, _ in windows]
+        targets = [target_BT for _, target_BT in windows]
+        known, tokens = self.states_before(parts), [items_BTL for _, items_BTL in parts]
+        return torch.cat(chosen(known, targets)), torch.cat(chosen(tokens, targets))
 
     def window_loss(self, windows: Sequence[Windows]) -> Tensor:
         """Mean cross-entropy (natural log) of the codes of the targets of all windows."""
@@ -128,11 +132,12 @@ class Causal(nn.Module):
     def target_logits(self, windows: Sequence[Windows]) -> tuple[list[Tensor], Tensor]:
         """Scores (X, V) of the codes of every level, each told the codes before it, and the targets' codes (X, L)."""
         known, tokens_XL = self.before_targets(windows)
-        return self.code_logits(self.depth_states(known, tokens_XL)), self.tokens.decode(tokens_XL)
+        return self.code_logits(known, tokens_XL), self.tokens.decode(tokens_XL)
 
-    def code_logits(self, states_XLD: Tensor) -> list[Tensor]:
-        """Scores (X, V) of the codes of every level, float32."""
-        return [self.logits(states_XD, level).float() for level, states_XD in enumerate(states_XLD.unbind(1))]
+    def code_logits(self, known: Tensor, tokens_XL: Tensor) -> list[Tensor]:
+        """Scores (X, V) of the codes of every level, float32, from what is known before each item (X, ...)."""
+        states = self.depth_states(rounded(known), rounded(tokens_XL)).unbind(1)
+        return [self.logits(states_XD, level)[: len(known)].float() for level, states_XD in enumerate(states)]
 
     def mean_loss(self, logits: list[Tensor], codes_XL: Tensor) -> Tensor:
         """Mean cross-entropy (natural log) of the codes (X, L), smoothed in training."""
@@ -192,8 +197,11 @@ class FlatCausal(Causal):
     def _embed(self, tokens_BS: Tensor) -> Tensor:
         return F.embedding(tokens_BS, self.embedding) + self.position[: tokens_BS.shape[1]]
 
-    def states_before(self, start_B1: Tensor, items_BTL: Tensor) -> Tensor:
-        """(B, T, L, D), a state before each code: the stack reads these as it goes."""
+    def states_before(self, parts: Sequence[Split]) -> list[Tensor]:
+        """(B, T, L, D) for each part, a state before each code: the stack reads these as it goes."""
+        return [self._states_before(*part) for part in parts]
+
+    def _states_before(self, start_B1: Tensor, items_BTL: Tensor) -> Tensor:
         tokens_BS = torch.cat([start_B1, items_BTL.flatten(1)], dim=1)[:, :-1]
         kept_BT = self.kept(items_BTL)
         if kept_BT is None:
@@ -261,24 +269,31 @@ class ItemCausal(Causal):
         self.item = nn.Linear(trunk.width, trunk.width, bias=False)
         self.trunk, self.depth = CausalStack(trunk), CausalStack(depth)
 
-    def item_inputs(self, items_BTL: Tensor) -> Tensor:
-        """(B, T, D), what the trunk is told of every item."""
-        inputs_BTD: Tensor = self.item(F.embedding(items_BTL, self.embedding).sum(2))
-        return inputs_BTD
+    def item_inputs(self, items_PL: Tensor) -> Tensor:
+        """(P, D), what the trunk is told of items."""
+        inputs_PD: Tensor = self.item(F.embedding(items_PL, self.embedding).sum(1))
+        return inputs_PD
 
-    def user_states(self, start_B1: Tensor, items_BTL: Tensor) -> Tensor:
-        """(B, 1 + T, D): what is known of a user before the first item, and after each."""
+    def user_states(self, parts: Sequence[Split]) -> list[Tensor]:
+        """(B, 1 + T, D) for each part: what is known of a user before the first item, and after each."""
+        items = [items_BTL for _, items_BTL in parts]
+        sizes = [items_BTL.shape[0] * items_BTL.shape[1] for items_BTL in items]
+        items_PL = torch.cat([items_BTL.flatten(0, 1) for items_BTL in items])
         # Learnt small, and read at about the size of what the layers add: as in `models.next_item.NextItem.embed`.
-        items_BTD = self.item_inputs(items_BTL) * math.sqrt(self.embedding.shape[1])
-        kept_BT = self.kept(items_BTL)
-        if kept_BT is not None:
-            items_BTD = items_BTD * kept_BT[..., None]
-        inputs_BSD = torch.cat([F.embedding(start_B1, self.embedding), items_BTD], dim=1)
-        return self.trunk(inputs_BSD + self.position[: inputs_BSD.shape[1]])
+        items_PD = self.item_inputs(rounded(items_PL))[: len(items_PL)] * math.sqrt(self.embedding.shape[1])
+        inputs = []
+        for (start_B1, items_BTL), part_PD in zip(parts, items_PD.split(sizes), strict=True):
+            items_BTD = part_PD.unflatten(0, items_BTL.shape[:2])
+            kept_BT = self.kept(items_BTL)
+            if kept_BT is not None:
+                items_BTD = items_BTD * kept_BT[..., None]
+            inputs_BSD = torch.cat([F.embedding(start_B1, self.embedding), items_BTD], dim=1)
+            inputs.append(inputs_BSD + self.position[: inputs_BSD.shape[1]])
+        return self.trunk.packed(inputs)
 
-    def states_before(self, start_B1: Tensor, items_BTL: Tensor) -> Tensor:
+    def states_before(self, parts: Sequence[Split]) -> list[Tensor]:
         """(B, T, D) states of the trunk."""
-        return self.user_states(start_B1, items_BTL[:, :-1])
+        return self.user_states([(start_B1, items_BTL[:, :-1]) for start_B1, items_BTL in parts])
 
     def depth_states(self, states: Tensor, tokens_XL: Tensor) -> Tensor:
         codes_XLD = F.embedding(tokens_XL[:, :-1], self.written)
@@ -287,7 +302,7 @@ class ItemCausal(Causal):
     def begin(self, tokens_BS: Tensor) -> Reading:
         start_B1, items_BTL = self.split(tokens_BS, targets=0)
         length_B = 1 + (items_BTL[..., 0] != PAD).sum(1)
-        states_BSD = self.user_states(start_B1, items_BTL)
+        (states_BSD,) = self.user_states([(start_B1, items_BTL)])
         rows_B = torch.arange(len(tokens_BS), device=tokens_BS.device)
         user_B1D = states_BSD[rows_B, length_B - 1][:, None]
         first_B1D, stack = self.depth.step(user_B1D + self.level[0], None, self.depth.empty())

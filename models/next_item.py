@@ -33,7 +33,7 @@ class Known(NamedTuple):
     vectors_ND: Tensor | None = None
     """(N, D) float32 content vectors, for models that read them."""
     attributes_NA: Tensor | None = None
-    """(N, A) int64 attributes of every item, -1 behind, for models that read them."""
+    """(N, A) int64 attributes of every item, none twice, -1 behind, for models that read them."""
 
 
 class NextItem(nn.Module):

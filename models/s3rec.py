@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Shape
-from models.next_item import INIT_STD, Known, at_once, chosen, padding_mask
+from models.next_item import INIT_STD, Known, at_once, chosen, in_float32, padding_mask
 from models.objectives import Objective, bpr
 from models.sasrec import SASRec
-from models.transformer import ROUND
+from models.transformer import rounded
 
 ATTRIBUTE_WEIGHT, ITEM_WEIGHT, MASKED_ATTRIBUTE_WEIGHT, SEGMENT_WEIGHT = 0.2, 1.0, 1.0, 0.5
 
@@ -68,12 +68,13 @@ class S3Rec(SASRec):
         hidden = [self._hide(item_BT) for item_BT in windows]
         plain = [(item_BT >= 0) & ~hidden_BT for item_BT, hidden_BT in zip(windows, hidden, strict=True)]
         states = self.read(windows, hidden)
-        states_XD, item_X = torch.cat(chosen(states, hidden)), torch.cat(chosen(windows, hidden))
-        item_loss = bpr(self.of_masked(states_XD), self.items, item_X) * len(item_X)
-        masked_loss = self._attribute_loss(self.of_hidden(states_XD), item_X)
-        plain_states = self.of_item(torch.cat(chosen(states, plain)))
-        attribute_loss = self._attribute_loss(plain_states, torch.cat(chosen(windows, plain)))
-        return ATTRIBUTE_WEIGHT * attribute_loss + ITEM_WEIGHT * item_loss + MASKED_ATTRIBUTE_WEIGHT * masked_loss
+        hidden_XD, plain_XD = (torch.cat(chosen(states, places)) for places in (hidden, plain))
+        hidden_X, plain_X = (torch.cat(chosen(windows, places)) for places in (hidden, plain))
+        with in_float32():
+            asked = [(self.of_hidden(hidden_XD), hidden_X, MASKED_ATTRIBUTE_WEIGHT)]
+            asked.append((self.of_item(plain_XD), plain_X, ATTRIBUTE_WEIGHT))
+            item_loss = bpr(self.of_masked(hidden_XD), self.items, hidden_X) * len(hidden_X)
+        return ITEM_WEIGHT * item_loss + self._attribute_loss(asked)
 
     def _hide(self, item_BT: Tensor) -> Tensor:
         """(B, T): a share, and the last item, as what is to come will be hidden."""
@@ -81,14 +82,16 @@ class S3Rec(SASRec):
         hidden_BT = there_BT & (torch.rand(item_BT.shape, device=item_BT.device) < self.hidden)
         return hidden_BT.scatter(1, there_BT.sum(1, keepdim=True) - 1, True)
 
-    def _attribute_loss(self, states_XD: Tensor, item_X: Tensor) -> Tensor:
-        """Binary cross-entropy of all attribute values of the items (equations 5 and 7), summed over both."""
-        round_XD = F.pad(states_XD, (0, 0, 0, -len(states_XD) % ROUND))
-        scores_XV = (round_XD @ self.attributes.T)[: len(states_XD)].float()
+    def _attribute_loss(self, asked: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
+        """Binary cross-entropy of all attribute values of items (equations 5 and 7), asked with states (X, D), items
+        (X,) and a weight each, summed over both."""
+        item_X = torch.cat([item_X for _, item_X, _ in asked])
+        weight_X = torch.cat([torch.full_like(item_X, weight, dtype=torch.float32) for _, item_X, weight in asked])
+        states_XD = torch.cat([states_XD for states_XD, _, _ in asked])
+        scores_XV = (rounded(states_XD) @ self.attributes.T)[: len(item_X)].float()
         attribute_XA = self.attributes_NA[item_X]
-        wanted_XV = torch.zeros(len(item_X), len(self.attributes) + 1, device=item_X.device)
-        wanted_XV.scatter_(1, attribute_XA.where(attribute_XA >= 0, len(self.attributes)), 1.0)
-        return F.binary_cross_entropy_with_logits(scores_XV, wanted_XV[:, :-1], reduction="sum")
+        right_XA = scores_XV.gather(1, attribute_XA.clamp_min(0)) * (attribute_XA >= 0)
+        return (weight_X * (F.softplus(scores_XV).sum(1) - right_XA.sum(1))).sum()
 
     def _segment_loss(self, windows: Sequence[Tensor]) -> Tensor:
         """Hidden segments against those of the windows before, given what is around them (equation 8), summed.
@@ -96,7 +99,8 @@ class S3Rec(SASRec):
         One window alone has no other: it costs log 2.
         """
         around_BD, segment_BD = self._around_and_inside(windows)
-        around_BD = self.of_segment(around_BD)
+        with in_float32():
+            around_BD = self.of_segment(around_BD)
         right_B, wrong_B = ((around_BD * other_BD).sum(1) for other_BD in (segment_BD, segment_BD.roll(1, 0)))
         return -F.logsigmoid((right_B - wrong_B).float()).sum()
 

@@ -82,21 +82,21 @@ class Sidlight(ItemCausal):
         self.kept_ND = None
         super()._load_from_state_dict(*args)
 
-    def numbers(self, items_BTL: Tensor) -> Tensor:
-        """(B, T) item numbers of tokens; -1 for PAD."""
-        return self.trie.find(self.tokens.decode(items_BTL)).masked_fill(items_BTL[..., 0] == PAD, -1)
+    def numbers(self, tokens_L: Tensor) -> Tensor:
+        """(...) item numbers of tokens (..., L); -1 for PAD."""
+        return self.trie.find(self.tokens.decode(tokens_L)).masked_fill(tokens_L[..., 0] == PAD, -1)
 
-    def item_inputs(self, items_BTL: Tensor) -> Tensor:
-        item_BT = self.numbers(items_BTL)
-        own_BTD = looked_up(self.items, item_BT) + self.content(looked_up(self.vectors_NE, item_BT))
-        return super().item_inputs(items_BTL) + own_BTD
+    def item_inputs(self, items_PL: Tensor) -> Tensor:
+        item_P = self.numbers(items_PL)
+        own_PD = looked_up(self.items, item_P) + self.content(looked_up(self.vectors_NE, item_P))
+        return super().item_inputs(items_PL) + own_PD
 
     def window_loss(self, windows: Sequence[Windows]) -> Tensor:
         """Mean cross-entropy (natural log) of the codes of all targets; in training the loss over whole items is added,
         `item_loss` times."""
         states_XD, tokens_XL = self.before_targets(windows)
         codes_XL = self.tokens.decode(tokens_XL)
-        loss = self.mean_loss(self.code_logits(self.depth_states(states_XD, tokens_XL)), codes_XL)
+        loss = self.mean_loss(self.code_logits(states_XD, tokens_XL), codes_XL)
         if not (self.training and self.item_loss):
             return loss
         asked_XD, more = self.asked(states_XD, self.histories(windows))

@@ -15,8 +15,12 @@ from torch import Tensor, nn
 
 from models.attention import Attention, FeedForward, KeysValues, Part, RelativeBias, Shape, Shared, dropout, laid_out
 
-ROUND = 128
-"""Places of a packed batch come in multiples of it."""
+ROUND = 64
+
+
+def rounded(x: Tensor) -> Tensor:
+    """With zeros behind, up to a multiple of `ROUND` rows: oneDNN compiles products for each number of rows it meets."""
+    return F.pad(x, (0, 0) * (x.ndim - 1) + (0, -len(x) % ROUND))
 
 
 def _norm(shape: Shape) -> nn.RMSNorm:
@@ -103,12 +107,14 @@ class CausalStack(nn.Module):
 
     def packed(self, inputs: Sequence[Tensor], biases: Sequence[Tensor | None] | None = None) -> list[Tensor]:
         """`forward` of several (B, S, D). All but attention is done for all of them at once, as small operations cost a
-        CPU more than their arithmetic, and for a round number of places, as each is one more shape to compile for."""
+        CPU more than their arithmetic."""
         biases = biases or [None] * len(inputs)
+        if len(inputs) == 1:
+            return [self(inputs[0], biases[0])]
         parts = [Part(x_BSD.shape[0], x_BSD.shape[1], bias) for x_BSD, bias in zip(inputs, biases, strict=True)]
         sizes = [part.batch * part.length for part in parts]
         x_PD = torch.cat([x_BSD.flatten(0, 1) for x_BSD in inputs])
-        x_PD = dropout(F.pad(x_PD, (0, 0, 0, -len(x_PD) % ROUND)), self.rate, self.training)
+        x_PD = dropout(rounded(x_PD), self.rate, self.training)
         layers: Any = self.layers
         for layer in layers:
             x_PD = layer.packed(x_PD, parts)

@@ -106,13 +106,14 @@ def test_pretraining_teaches_attributes_and_items() -> None:
 
 def test_the_attribute_loss_is_binary_cross_entropy_of_every_value() -> None:
     model: S3Rec = built(S3RecConfig(**SMALL))
-    states_XD, item_X = torch.randn(3, 32), torch.tensor([0, 5, 9])
+    states_XD, item_X, weights = torch.randn(3, 32), torch.tensor([0, 5, 9]), [0.2, 0.2, 1.0]
     total = torch.zeros(())
-    for state_D, item in zip(states_XD, item_X, strict=True):
+    for state_D, item, weight in zip(states_XD, item_X, weights, strict=True):
         for value, embedded_D in enumerate(model.attributes):
             p = (state_D @ embedded_D).sigmoid()
-            total = total - (p.log() if value in model.attributes_NA[item].tolist() else (1 - p).log())
-    torch.testing.assert_close(model._attribute_loss(states_XD, item_X), total)
+            total = total - weight * (p.log() if value in model.attributes_NA[item].tolist() else (1 - p).log())
+    asked = [(states_XD[:2], item_X[:2], 0.2), (states_XD[2:], item_X[2:], 1.0)]
+    torch.testing.assert_close(model._attribute_loss(asked), total)
 
 
 def test_pretraining_on_parts_is_the_mean_over_all_their_items(monkeypatch: pytest.MonkeyPatch) -> None:

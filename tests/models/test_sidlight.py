@@ -69,7 +69,8 @@ def test_without_items_of_its_own_it_is_the_item_form() -> None:
 
 def test_inputs_are_codes_content_and_the_item_itself() -> None:
     model, items_BT = tiny(), histories(4, 2)
-    found_BTD = model.item_inputs(tokens(model, items_BT).unflatten(1, (-1, table().num_levels)))
+    items_PL = tokens(model, items_BT).unflatten(1, (-1, table().num_levels)).flatten(0, 1)
+    found_BTD = model.item_inputs(items_PL).unflatten(0, (2, -1))
     vectors_NE = centred(content().vectors_ND)
     for row, place in ((0, 0), (0, 3), (1, 1)):
         item = int(items_BT[row, place])
@@ -92,7 +93,7 @@ def test_the_item_loss_is_a_softmax_over_cosines_after_every_prefix() -> None:
     for row, length in enumerate((5, 3)):
         for place in range(1, length):
             before = model.split(tokens(model, items_BT[row : row + 1, :place]), targets=0)
-            state_D = F.normalize(model.user_states(*before)[0, -1], dim=0)
+            state_D = F.normalize(model.user_states([before])[0][0, -1], dim=0)
             had_N = torch.isin(torch.arange(ITEMS), items_BT[row, :place])
             losses.append(-((answers_ND @ state_D - 0.2 * had_N) / 0.07).log_softmax(0)[items_BT[row, place]])
     model.train()
@@ -118,7 +119,7 @@ def test_no_state_sees_a_later_item() -> None:
     other_BT = items_BT.clone()
     other_BT[0, 4] = (items_BT[0, 4] + 1) % ITEMS
     states, others = (
-        model.user_states(*model.split(tokens(model, items), targets=0)) for items in (items_BT, other_BT)
+        model.user_states([model.split(tokens(model, items), targets=0)])[0] for items in (items_BT, other_BT)
     )
     assert torch.equal(states[:, :5], others[:, :5]) and not torch.equal(states[:, 5:], others[:, 5:])
 
@@ -138,7 +139,8 @@ def test_a_score_is_that_of_the_codes_and_of_the_whole_item() -> None:
     with torch.no_grad():
         state = model.begin(tokens(model, items_BT))
         written, lists = (search(model, state, table().trie, ITEMS) for search in (beam_search, recommended))
-        states_BD = model.user_states(*model.split(tokens(model, items_BT), targets=0))[[0, 1, 2], [7, 2, 5]]
+        (states_BSD,) = model.user_states([model.split(tokens(model, items_BT), targets=0)])
+        states_BD = states_BSD[[0, 1, 2], [7, 2, 5]]
         asked_BD, more = model.asked(states_BD, items_BT)
         whole_BN = item_logits(asked_BD, model.unit_items(), more)
     assert lists.codes_BKL is not None

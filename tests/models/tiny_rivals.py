@@ -18,6 +18,7 @@ SMALL: dict[str, Any] = {"width": 32, "dropout": 0.0}
 def known() -> Known:
     draw = torch.Generator().manual_seed(0)
     attributes_NA = torch.randint(-1, 5, (ITEMS, 2), generator=draw).sort(1, descending=True).values
+    attributes_NA[attributes_NA[:, 0] == attributes_NA[:, 1], 1] = -1
     vectors_ND = torch.randn(ITEMS, 8, generator=draw)
     return Known(ITEMS, USERS, LONGEST, torch.arange(ITEMS), vectors_ND, attributes_NA)
 
