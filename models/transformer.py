@@ -19,7 +19,7 @@ ROUND = 64
 
 
 def rounded(x: Tensor) -> Tensor:
-    """With zeros behind, up to a multiple of `ROUND` rows: oneDNN compiles products for each number of rows it meets."""
+    """With zeros behind, up to a multiple of `ROUND` rows: oneDNN compiles products for every number of rows."""
     return F.pad(x, (0, 0) * (x.ndim - 1) + (0, -len(x) % ROUND))
 
 
