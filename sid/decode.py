@@ -1,9 +1,10 @@
 """Beam search over semantic IDs, and the best of scores: plain functions of tensors, usable without a trainer.
 
 Legend: B users, K beams, A beams that the model is asked about, V codes of a level, C children of a
-prefix, L levels, N items, X places, T items that were seen.
+prefix or items that may be recommended, L levels, N items, X places, T items that were seen, G groups, I places within.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +14,9 @@ from torch import Tensor
 
 from sid.sampling import Sampler, children_ranks
 from sid.trie import Children, PrefixTree
+
+SMALLEST_GROUP = 4
+"""Places of a group in `greatest`."""
 
 
 class Recommendations(NamedTuple):
@@ -164,11 +168,29 @@ def top_items(scores_BN: Tensor, items_C: Tensor, num_items: int, sampler: Sampl
     """
     among_BC = scores_BN if len(items_C) == scores_BN.shape[1] else scores_BN[:, items_C]
     rank_BC = among_BC if sampler is None else among_BC + sampler.gumbel(among_BC)
-    place_BK = rank_BC.topk(min(num_items, len(items_C)), dim=1).indices
+    place_BK = greatest(rank_BC, min(num_items, len(items_C)))
     scores_BK = among_BC.gather(1, place_BK)
     items_BK = items_C[place_BK].masked_fill(scores_BK == -torch.inf, -1)
     missing = (0, num_items - items_BK.shape[1])
     return Recommendations(F.pad(items_BK, missing, value=-1), F.pad(scores_BK, missing, value=-torch.inf), None)
+
+
+def greatest(x_BC: Tensor, num: int) -> Tensor:
+    """(B, num) places of the greatest in every row, greatest first, as `topk`; on a CPU in half the time.
+
+    They all lie in the `num` groups whose own greatest are the greatest. There are sqrt(C num) groups, so that
+    as much is to be looked through in the second step as in the first.
+    """
+    groups = math.isqrt(x_BC.shape[1] * num)
+    size = x_BC.shape[1] // max(groups, 1)
+    if x_BC.device.type != "cpu" or size < SMALLEST_GROUP:
+        return x_BC.topk(num, dim=1).indices
+    grouped = groups * size
+    best_BG = x_BC[:, :grouped].unflatten(1, (size, groups)).amax(1)
+    group_BK = best_BG.topk(num, dim=1).indices
+    inside_BI = (group_BK[:, None] + groups * torch.arange(size)[:, None]).flatten(1)
+    place_BI = torch.cat([inside_BI, torch.arange(grouped, x_BC.shape[1]).expand(len(x_BC), -1)], dim=1)
+    return place_BI.gather(1, x_BC.gather(1, place_BI).topk(num, dim=1).indices)
 
 
 def without(lists: Recommendations, seen_BT: Tensor) -> Recommendations:
