@@ -1,8 +1,9 @@
 """GRU4Rec (Hidasi et al. 2016, arXiv 1511.06939): a recurrent network over items.
 
-Legend: B users, T items of a sequence, D width.
+Legend: B users, T items of a sequence, D width, H width within.
 """
 
+import torch
 from torch import Tensor, nn
 
 from models.attention import dropout
@@ -20,5 +21,11 @@ class GRU4Rec(NextItem):
         self.out = nn.Linear(hidden, width)
 
     def states(self, item_BT: Tensor, user_B: Tensor) -> Tensor:
-        states_BTD, _ = self.recurrent(dropout(self.embed(item_BT), self.rate, self.training))
-        return self.out(states_BTD)
+        return self.out(self.hidden(item_BT))
+
+    def state_at(self, place_B: Tensor, item_BT: Tensor, user_B: Tensor) -> Tensor:
+        return self.out(self.hidden(item_BT)[torch.arange(len(place_B), device=place_B.device), place_B])
+
+    def hidden(self, item_BT: Tensor) -> Tensor:
+        """(B, T, H)"""
+        return self.recurrent(dropout(self.embed(item_BT), self.rate, self.training))[0]

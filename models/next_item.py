@@ -85,9 +85,11 @@ class NextItem(nn.Module):
         if history_BT.shape[1] == 0:
             history_BT = F.pad(history_BT, (0, 1), value=-1)
         last_B = (history_BT >= 0).sum(1).clamp_min(1) - 1
-        states_BTD = self.states(history_BT, user_B)
-        states_BD, answers_ND = self._answered(states_BTD[torch.arange(len(last_B), device=last_B.device), last_B])
-        return products(states_BD, answers_ND)
+        return products(*self._answered(self.state_at(last_B, history_BT, user_B)))
+
+    def state_at(self, place_B: Tensor, item_BT: Tensor, user_B: Tensor) -> Tensor:
+        """(B, D), of the `states` that behind the items at `place_B`."""
+        return self.states(item_BT, user_B)[torch.arange(len(place_B), device=place_B.device), place_B]
 
     def _answered(self, states_XD: Tensor) -> tuple[Tensor, Tensor]:
         """States and answers (N, D) whose inner products are scores: a bias is one more dimension."""

@@ -4,7 +4,6 @@ Legend: B users, K beams, A beams that the model is asked about, V codes of a le
 prefix or items that may be recommended, L levels, N items, X places, T items that were seen, G groups, I places within.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from sid.sampling import Sampler, children_ranks
 from sid.trie import Children, PrefixTree
 
-SMALLEST_GROUP = 4
+GROUP = 12
 """Places of a group in `greatest`."""
 
 
@@ -178,18 +177,17 @@ def top_items(scores_BN: Tensor, items_C: Tensor, num_items: int, sampler: Sampl
 def greatest(x_BC: Tensor, num: int) -> Tensor:
     """(B, num) places of the greatest in every row, greatest first, as `topk`; on a CPU in half the time.
 
-    They all lie in the `num` groups whose own greatest are the greatest. There are sqrt(C num) groups, so that
-    as much is to be looked through in the second step as in the first.
+    They all lie in the `num` groups of places whose own greatest are the greatest.
     """
-    groups = math.isqrt(x_BC.shape[1] * num)
-    size = x_BC.shape[1] // max(groups, 1)
-    if x_BC.device.type != "cpu" or size < SMALLEST_GROUP:
+    places = x_BC.shape[1]
+    groups = places // GROUP
+    if x_BC.device.type != "cpu" or groups < 2 * num:
         return x_BC.topk(num, dim=1).indices
-    grouped = groups * size
-    best_BG = x_BC[:, :grouped].unflatten(1, (size, groups)).amax(1)
+    grouped = groups * GROUP
+    best_BG = x_BC[:, :grouped].unflatten(1, (GROUP, groups)).amax(1)
     group_BK = best_BG.topk(num, dim=1).indices
-    inside_BI = (group_BK[:, None] + groups * torch.arange(size)[:, None]).flatten(1)
-    place_BI = torch.cat([inside_BI, torch.arange(grouped, x_BC.shape[1]).expand(len(x_BC), -1)], dim=1)
+    inside_BI = (group_BK[:, None] + groups * torch.arange(GROUP)[:, None]).flatten(1)
+    place_BI = torch.cat([inside_BI, torch.arange(grouped, places).expand(len(x_BC), -1)], dim=1)
     return place_BI.gather(1, x_BC.gather(1, place_BI).topk(num, dim=1).indices)
 
 
