@@ -2,7 +2,8 @@
 
 As in T5 (Raffel et al. 2020, v1.0): no biases, attention without 1/sqrt(d) scaling, relative position buckets, ReLU
 feed-forward, T5's initialisation; scaling, initialisation and dropout can be those of torch's layers (`Shape.t5`).
-Legend: B users, S source tokens, T target tokens, K beams, P past positions, H heads, E head width, D model width.
+Legend: B users, S source tokens, T target tokens, K beams, P past positions, M places of a packed
+batch, H heads, E head width, D model width.
 """
 
 import math
@@ -42,6 +43,12 @@ def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     keep = words.view(torch.int16)[: x.numel()].view(x.shape) >= threshold - 2**15
     return x * keep.to(x.dtype).mul_(2**16 / (2**16 - threshold))
+
+
+def in_float32() -> torch.autocast:
+    """For what is small, on a CPU: to compile each of its ever new shapes costs oneDNN more than bfloat16 saves.
+    Elsewhere it changes nothing."""
+    return torch.autocast("cpu", enabled=False)
 
 
 def causal_mask(length: int, device: torch.device) -> Tensor:
@@ -161,19 +168,22 @@ class Attention(nn.Module):
         attended = attend(query * self.scale, key, value, bias, self.rate, causal=bias is None)
         return self.merge(attended), (key, value)
 
-    def packed_attention(self, x_PD: Tensor, parts: Sequence[Part]) -> Tensor:
-        """`self_attention` within each of the parts, whose places lie one behind another in `x_PD`; zero behind them.
+    def packed_attention(self, x_MD: Tensor, parts: Sequence[Part]) -> Tensor:
+        """`self_attention` within each of the parts, whose places lie one behind another in `x_MD`; zero behind them.
 
         In float32 on a CPU: the shapes seldom come again, and oneDNN compiles for every one that bfloat16 has not had.
         """
         sizes = [part.batch * part.length for part in parts]
-        *fused, rest = self.fused(x_PD).to(self.fused.weight.dtype).split([*sizes, len(x_PD) - sum(sizes)])
+        fused_M3 = self.fused(x_MD)
+        if x_MD.device.type == "cpu":
+            fused_M3 = fused_M3.to(self.fused.weight.dtype)
+        *each, rest = fused_M3.split([*sizes, len(x_MD) - sum(sizes)])
         attended = []
-        for part, fused_P3 in zip(parts, fused, strict=True):
-            query, key, value = self.split(fused_P3.unflatten(0, (part.batch, part.length)))
-            with torch.autocast("cpu", enabled=False):
+        with in_float32():
+            for part, part_M3 in zip(parts, each, strict=True):
+                query, key, value = self.split(part_M3.unflatten(0, (part.batch, part.length)))
                 heads = attend(query * self.scale, key, value, part.bias, self.rate, causal=part.bias is None)
-            attended.append(joined(heads).flatten(0, 1))
+                attended.append(joined(heads).flatten(0, 1))
         attended.append(rest.new_zeros(len(rest), self.out.in_features))
         return self.out(torch.cat(attended))
 

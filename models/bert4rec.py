@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import Shape
+from models.attention import Shape, in_float32
 from models.next_item import INIT_STD, Known, NextItem, Windows, at_once, chosen, looked_up, padding_mask, products
 from models.objectives import Objective
 from models.transformer import CausalStack
@@ -38,16 +38,19 @@ class BERT4Rec(NextItem):
         for item_BTD, hidden_BT in zip(at_once(partial(looked_up, self.items), items), hidden, strict=True):
             embedded_BTD = torch.where(hidden_BT[..., None], self.mask, item_BTD)
             inputs.append(self.input_norm(embedded_BTD + self.position[: item_BTD.shape[1]]))
-        biases = [padding_mask(item_BT, torch.float32) for item_BT in items]
-        states = self.stack.packed(inputs, biases)
-        return [self.norm(F.gelu(self.transform(states_BTD))) for states_BTD in states]
+        return self.stack.packed(inputs, [padding_mask(item_BT, self.position.dtype) for item_BT in items])
+
+    def answers(self, states_XD: Tensor) -> Tensor:
+        """(X, D), whose inner products with items are scores, from states where an item is hidden."""
+        with in_float32():
+            answers_XD: Tensor = self.norm(F.gelu(self.transform(states_XD)))
+        return answers_XD
 
     def window_loss(self, windows: Sequence[Windows]) -> Tensor:
         items = [item_BT for item_BT, _, _ in windows]
         hidden = [self.choose(item_BT) for item_BT in items]
-        return self.objective(
-            torch.cat(chosen(self.read(items, hidden), hidden)), self.items, torch.cat(chosen(items, hidden))
-        )
+        states_XD = torch.cat(chosen(self.read(items, hidden), hidden))
+        return self.objective(self.answers(states_XD), self.items, torch.cat(chosen(items, hidden)))
 
     def choose(self, item_BT: Tensor) -> Tensor:
         """(B, T), which items to hide: a share of each sequence, at least one and not all of several, or the last
@@ -65,4 +68,5 @@ class BERT4Rec(NextItem):
         length_B1 = (history_BT >= 0).sum(1, keepdim=True)
         asked_BT = F.pad(history_BT, (0, 1), value=-1).scatter(1, length_B1, 0)
         place_BT = torch.arange(asked_BT.shape[1], device=asked_BT.device) == length_B1
-        return products(self.read([asked_BT], [place_BT])[0][place_BT], self.items)
+        (states_BTD,) = self.read([asked_BT], [place_BT])
+        return products(self.answers(states_BTD[place_BT]), self.items)

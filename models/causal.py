@@ -5,7 +5,8 @@ of an item is a projection of the sum of its code embeddings) and a small depth 
 which starts from the trunk's state, as in the RQ-Transformer (Lee et al. 2022, arXiv 2203.01941). Positions are learnt;
 each level has a softmax over its own codes.
 
-Legend: B users or windows, S tokens, T items of a sequence, X targets, L levels, K beams, V codes of a level, D width.
+Legend: B users or windows, S tokens, T items of a sequence, X targets, L levels, K beams, V codes of a level, M
+places of several parts, D width.
 """
 
 import math
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from models.attention import Shape, causal_mask
 from models.inside import Inside
-from models.next_item import chosen
+from models.next_item import at, at_once, chosen
 from models.transformer import CausalStack, CausalState, rounded
 from sid.tokens import BOS, PAD, TokenSpace
 
@@ -238,8 +239,7 @@ class FlatCausal(Causal):
         length_B = (~padding_BS).sum(1)
         mask_B11S = torch.zeros_like(tokens_BS, dtype=self.embedding.dtype).masked_fill(padding_BS, -torch.inf)
         states_BSD, stack = self.stack.begin(self._embed(tokens_BS), mask_B11S[:, None, None])
-        rows_B = torch.arange(len(tokens_BS), device=tokens_BS.device)
-        return Reading(states_BSD[rows_B, length_B - 1][:, None], length_B, stack)
+        return Reading(at(states_BSD, length_B - 1)[:, None], length_B, stack)
 
     def step(self, tokens_BK: Tensor, level: int, parents_BK: Tensor, state: Reading) -> tuple[Tensor, CausalState]:
         position_B1D = self.position[state.length_B + level - 1][:, None]
@@ -269,21 +269,21 @@ class ItemCausal(Causal):
         self.item = nn.Linear(trunk.width, trunk.width, bias=False)
         self.trunk, self.depth = CausalStack(trunk), CausalStack(depth)
 
-    def item_inputs(self, items_PL: Tensor) -> Tensor:
-        """(P, D), what the trunk is told of items."""
-        inputs_PD: Tensor = self.item(F.embedding(items_PL, self.embedding).sum(1))
-        return inputs_PD
+    def item_inputs(self, items_ML: Tensor) -> Tensor:
+        """(M, D), what the trunk is told of items."""
+        inputs_MD: Tensor = self.item(F.embedding(items_ML, self.embedding).sum(1))
+        return inputs_MD
 
     def user_states(self, parts: Sequence[Split]) -> list[Tensor]:
         """(B, 1 + T, D) for each part: what is known of a user before the first item, and after each."""
-        items = [items_BTL for _, items_BTL in parts]
-        sizes = [items_BTL.shape[0] * items_BTL.shape[1] for items_BTL in items]
-        items_PL = torch.cat([items_BTL.flatten(0, 1) for items_BTL in items])
         # Learnt small, and read at about the size of what the layers add: as in `models.next_item.NextItem.embed`.
-        items_PD = self.item_inputs(rounded(items_PL))[: len(items_PL)] * math.sqrt(self.embedding.shape[1])
+        scale = math.sqrt(self.embedding.shape[1])
+        items = at_once(
+            lambda items_ML: self.item_inputs(rounded(items_ML))[: len(items_ML)] * scale,
+            [items_BTL for _, items_BTL in parts],
+        )
         inputs = []
-        for (start_B1, items_BTL), part_PD in zip(parts, items_PD.split(sizes), strict=True):
-            items_BTD = part_PD.unflatten(0, items_BTL.shape[:2])
+        for (start_B1, items_BTL), items_BTD in zip(parts, items, strict=True):
             kept_BT = self.kept(items_BTL)
             if kept_BT is not None:
                 items_BTD = items_BTD * kept_BT[..., None]
@@ -303,8 +303,7 @@ class ItemCausal(Causal):
         start_B1, items_BTL = self.split(tokens_BS, targets=0)
         length_B = 1 + (items_BTL[..., 0] != PAD).sum(1)
         (states_BSD,) = self.user_states([(start_B1, items_BTL)])
-        rows_B = torch.arange(len(tokens_BS), device=tokens_BS.device)
-        user_B1D = states_BSD[rows_B, length_B - 1][:, None]
+        user_B1D = at(states_BSD, length_B - 1)[:, None]
         first_B1D, stack = self.depth.step(user_B1D + self.level[0], None, self.depth.empty())
         return Reading(first_B1D, length_B, stack, user_B1D[:, 0], items_BTL)
 

@@ -31,12 +31,12 @@ class FDSA(NextItem):
 
     def features(self, items: Tensor) -> Tensor:
         """(..., D), the attributes of every item (...), weighed by attention; zero where there are none."""
-        attributes_A = self.attributes_NA[items.clamp_min(0)].masked_fill((items < 0)[..., None], -1)
-        embedded_AD = F.embedding(attributes_A.clamp_min(0), self.attributes)
-        absent_A = attributes_A < 0
-        score_A = self.weigh(embedded_AD)[..., 0].masked_fill(absent_A, -1e4)
-        weight_A = score_A.softmax(-1).masked_fill(absent_A, 0.0)
-        return torch.einsum("...a,...ad->...d", weight_A.to(embedded_AD.dtype), embedded_AD)
+        attributes = self.attributes_NA[items.clamp_min(0)].masked_fill((items < 0)[..., None], -1)
+        embedded = F.embedding(attributes.clamp_min(0), self.attributes)
+        absent = attributes < 0
+        score = self.weigh(embedded)[..., 0].masked_fill(absent, -1e4)
+        weight = score.softmax(-1).masked_fill(absent, 0.0)
+        return torch.einsum("...a,...ad->...d", weight.to(embedded.dtype), embedded)
 
     def states(self, item_BT: Tensor, user_B: Tensor) -> Tensor:
         return self.states_of([(item_BT, user_B)])[0]

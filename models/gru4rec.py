@@ -3,11 +3,10 @@
 Legend: B users, T items of a sequence, D width, H width within.
 """
 
-import torch
 from torch import Tensor, nn
 
 from models.attention import dropout
-from models.next_item import Known, NextItem
+from models.next_item import Known, NextItem, at
 from models.objectives import Objective
 
 
@@ -24,7 +23,7 @@ class GRU4Rec(NextItem):
         return self.out(self.hidden(item_BT))
 
     def state_at(self, place_B: Tensor, item_BT: Tensor, user_B: Tensor) -> Tensor:
-        return self.out(self.hidden(item_BT)[torch.arange(len(place_B), device=place_B.device), place_B])
+        return self.out(at(self.hidden(item_BT), place_B))
 
     def hidden(self, item_BT: Tensor) -> Tensor:
         """(B, T, H)"""

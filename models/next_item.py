@@ -1,6 +1,7 @@
 """What classic retrievers share: a history becomes one state, and items are scored by inner product with it.
 
-Legend: B users or windows, T items of a sequence, X targets, N items, U users, D width, A attributes of an item.
+Legend: B users or windows, T items of a sequence, X targets, N items, U users, D width, A attributes of an item,
+M places of several parts.
 """
 
 import math
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.attention import in_float32
 from models.objectives import Objective
 
 INIT_STD = 0.02
@@ -88,8 +90,8 @@ class NextItem(nn.Module):
         return products(*self._answered(self.state_at(last_B, history_BT, user_B)))
 
     def state_at(self, place_B: Tensor, item_BT: Tensor, user_B: Tensor) -> Tensor:
-        """(B, D), of the `states` that behind the items at `place_B`."""
-        return self.states(item_BT, user_B)[torch.arange(len(place_B), device=place_B.device), place_B]
+        """(B, D), those of `states` behind the items at `place_B`."""
+        return at(self.states(item_BT, user_B), place_B)
 
     def _answered(self, states_XD: Tensor) -> tuple[Tensor, Tensor]:
         """States and answers (N, D) whose inner products are scores: a bias is one more dimension."""
@@ -98,22 +100,21 @@ class NextItem(nn.Module):
         return F.pad(states_XD, (0, 1), value=1.0), torch.cat([self.separate, self.bias[:, None]], dim=1)
 
 
-def in_float32() -> torch.autocast:
-    """For all but products with the catalogue, on a CPU: they are small, and for each of their ever new shapes oneDNN
-    compiles what bfloat16 would save. Elsewhere it changes nothing."""
-    return torch.autocast("cpu", enabled=False)
-
-
 def looked_up(table: Tensor, number: Tensor) -> Tensor:
     """Rows (..., D) of a table (X, D) by number (...); zero for -1: no item here, or a user who is not known."""
     return F.embedding(number.clamp_min(0), table) * (number >= 0)[..., None]
 
 
 def at_once(look_up: Callable[[Tensor], Tensor], numbers: Sequence[Tensor]) -> list[Tensor]:
-    """`look_up` of each of several (B, T), done once: the gradient of a look-up is as large as the table."""
-    found = look_up(torch.cat([number_BT.flatten() for number_BT in numbers]))
-    parts = found.split([number_BT.numel() for number_BT in numbers])
-    return [part.unflatten(0, number_BT.shape) for part, number_BT in zip(parts, numbers, strict=True)]
+    """`look_up` of each of several (B, T, ...), done once: the gradient of a look-up is as large as the table."""
+    places = [number_BT.flatten(0, 1) for number_BT in numbers]
+    found = look_up(torch.cat(places)).split([len(place_M) for place_M in places])
+    return [found_M.unflatten(0, number_BT.shape[:2]) for found_M, number_BT in zip(found, numbers, strict=True)]
+
+
+def at(x_BTD: Tensor, place_B: Tensor) -> Tensor:
+    """(B, D), one place of every row."""
+    return x_BTD[torch.arange(len(place_B), device=place_B.device), place_B]
 
 
 def chosen(values: Sequence[Tensor], places: Sequence[Tensor]) -> list[Tensor]:

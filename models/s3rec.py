@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import Shape
-from models.next_item import INIT_STD, Known, at_once, chosen, in_float32, padding_mask
+from models.attention import Shape, in_float32
+from models.next_item import INIT_STD, Known, at, at_once, chosen, padding_mask
 from models.objectives import Objective, bpr
 from models.sasrec import SASRec
 from models.transformer import rounded
@@ -51,7 +51,7 @@ class S3Rec(SASRec):
             self.placed(torch.where(hidden_BT[..., None], self.mask * self.scale, item_BTD))
             for item_BTD, hidden_BT in zip(at_once(self.embed, items), hidden, strict=True)
         ]
-        return self.stack.packed(inputs, [padding_mask(item_BT, torch.float32) for item_BT in items])
+        return self.stack.packed(inputs, [padding_mask(item_BT, self.position.dtype) for item_BT in items])
 
     def pretraining_loss(self, windows: Sequence[Tensor]) -> Tensor:
         """The weighted sum of the four losses (equations 5 to 8) over windows, the items (B, T) of each length.
@@ -115,13 +115,8 @@ class S3Rec(SASRec):
         nothing = [torch.zeros_like(item_BT, dtype=torch.bool) for item_BT in segments]
         asked = [*windows, *segments]
         states = self.read(asked, [*hidden, *nothing])
-        last = [last_states(*pair) for pair in zip(asked, states, strict=True)]
+        last = [at(x_BTD, (item_BT >= 0).sum(1) - 1) for x_BTD, item_BT in zip(states, asked, strict=True)]
         return torch.cat(last[: len(windows)]), torch.cat(last[len(windows) :])
-
-
-def last_states(item_BT: Tensor, states_BTD: Tensor) -> Tensor:
-    """(B, D), the states of the last items."""
-    return states_BTD[torch.arange(len(item_BT), device=item_BT.device), (item_BT >= 0).sum(1) - 1]
 
 
 def draw_segments(length_B: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ go on, and in what order their items end, is decided by both: the likelihood of 
 items below them (`worth`).
 
 Legend: B users or windows, S tokens, T items of a history, X targets, P pairs of a target and an item of its history, N
-items, L levels, D width, E width of content.
+items, L levels, M places of several parts, D width, E width of content.
 """
 
 import math
@@ -82,14 +82,14 @@ class Sidlight(ItemCausal):
         self.kept_ND = None
         super()._load_from_state_dict(*args)
 
-    def numbers(self, tokens_L: Tensor) -> Tensor:
+    def numbers(self, tokens: Tensor) -> Tensor:
         """(...) item numbers of tokens (..., L); -1 for PAD."""
-        return self.trie.find(self.tokens.decode(tokens_L)).masked_fill(tokens_L[..., 0] == PAD, -1)
+        return self.trie.find(self.tokens.decode(tokens)).masked_fill(tokens[..., 0] == PAD, -1)
 
-    def item_inputs(self, items_PL: Tensor) -> Tensor:
-        item_P = self.numbers(items_PL)
-        own_PD = looked_up(self.items, item_P) + self.content(looked_up(self.vectors_NE, item_P))
-        return super().item_inputs(items_PL) + own_PD
+    def item_inputs(self, items_ML: Tensor) -> Tensor:
+        item_M = self.numbers(items_ML)
+        own_MD = looked_up(self.items, item_M) + self.content(looked_up(self.vectors_NE, item_M))
+        return super().item_inputs(items_ML) + own_MD
 
     def window_loss(self, windows: Sequence[Windows]) -> Tensor:
         """Mean cross-entropy (natural log) of the codes of all targets; in training the loss over whole items is added,

@@ -2,7 +2,8 @@
 
 `Encoder` and `Decoder` are T5's (Raffel et al. 2020, v1.0): pre-norm RMSNorm, relative position buckets shared by the
 layers of a stack; equal to Hugging Face's (tested). `CausalStack` has the same layers without position buckets.
-Legend: B users, S source tokens, T target tokens, K beams, P past positions, H heads, E head width, D model width.
+Legend: B users, S source tokens, T target tokens, K beams, P past positions, M places of a packed
+batch, H heads, E head width, D model width.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,10 +40,10 @@ class EncoderLayer(nn.Module):
         attended, keys_values = self.attention.self_attention(self.attention_norm(x_BSD), bias)
         return self.after_self(x_BSD + dropout(attended, self.rate, self.training)), keys_values
 
-    def packed(self, x_PD: Tensor, parts: Sequence[Part]) -> Tensor:
+    def packed(self, x_MD: Tensor, parts: Sequence[Part]) -> Tensor:
         """`forward` for several parts, whose places lie one behind another."""
-        attended_PD = self.attention.packed_attention(self.attention_norm(x_PD), parts)
-        return self.after_self(x_PD + dropout(attended_PD, self.rate, self.training))
+        attended_MD = self.attention.packed_attention(self.attention_norm(x_MD), parts)
+        return self.after_self(x_MD + dropout(attended_MD, self.rate, self.training))
 
     def after_self(self, x: Tensor) -> Tensor:
         """Feed-forward, the same for S tokens and for K beams."""
@@ -107,19 +108,19 @@ class CausalStack(nn.Module):
 
     def packed(self, inputs: Sequence[Tensor], biases: Sequence[Tensor | None] | None = None) -> list[Tensor]:
         """`forward` of several (B, S, D). All but attention is done for all of them at once, as small operations cost a
-        CPU more than their arithmetic."""
+        CPU more than their arithmetic. One alone is read as by `forward`."""
         biases = biases or [None] * len(inputs)
         if len(inputs) == 1:
             return [self(inputs[0], biases[0])]
         parts = [Part(x_BSD.shape[0], x_BSD.shape[1], bias) for x_BSD, bias in zip(inputs, biases, strict=True)]
         sizes = [part.batch * part.length for part in parts]
-        x_PD = torch.cat([x_BSD.flatten(0, 1) for x_BSD in inputs])
-        x_PD = dropout(rounded(x_PD), self.rate, self.training)
+        x_MD = torch.cat([x_BSD.flatten(0, 1) for x_BSD in inputs])
+        x_MD = dropout(rounded(x_MD), self.rate, self.training)
         layers: Any = self.layers
         for layer in layers:
-            x_PD = layer.packed(x_PD, parts)
-        states = self.norm(x_PD)[: sum(sizes)].split(sizes)
-        return [states_PD.view_as(x_BSD) for states_PD, x_BSD in zip(states, inputs, strict=True)]
+            x_MD = layer.packed(x_MD, parts)
+        states = self.norm(x_MD)[: sum(sizes)].split(sizes)
+        return [states_MD.view_as(x_BSD) for states_MD, x_BSD in zip(states, inputs, strict=True)]
 
     def begin(self, x_BSD: Tensor, mask_B11S: Tensor | None) -> tuple[Tensor, CausalState]:
         """Reads a history that is kept once a user; padding stands behind, so only later tokens need the mask."""

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sid.decode import greatest, top_items
+from sid.decode import top_items
 
 
 @settings(max_examples=100, deadline=None)
@@ -24,22 +24,3 @@ def test_top_items_are_the_best_of_those_that_may_be_recommended(
         assert lists.items_BK[row].tolist() == best + [-1] * (k - len(best))
         assert lists.scores_BK[row, : len(best)].tolist() == [scores[item] for item in best]
         assert (lists.scores_BK[row, len(best) :] == -torch.inf).all()
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.integers(1, 4), st.integers(1, 400), st.data())
-def test_the_greatest_are_those_of_a_sort(rows: int, places: int, data: st.DataObject) -> None:
-    """Also among equals, infinities and in rows too short for groups."""
-    num = data.draw(st.integers(1, places))
-    values = data.draw(st.sampled_from([[-1.0, 0.0, 2.0, -torch.inf], [x / 7 for x in range(-400, 400)]]))
-    draw = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
-    x_BC = torch.tensor(values)[torch.randint(len(values), (rows, places), generator=draw)]
-    place_BK = greatest(x_BC, num)
-    assert torch.equal(x_BC.gather(1, place_BK), x_BC.sort(1, descending=True).values[:, :num])
-    assert all(len(set(place_K)) == num for place_K in place_BK.tolist())
-
-
-def test_a_nan_among_the_greatest_is_not_hidden() -> None:
-    x_BC = torch.zeros(1, 1000)
-    x_BC[0, 777] = torch.nan
-    assert greatest(x_BC, 3)[0, 0] == 777

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from models import objectives, s3rec
 from models.bert4rec import BERT4Rec
 from models.classic_configs import BERT4RecConfig, S3RecConfig
 from models.s3rec import S3Rec, draw_segments, gather_segments
@@ -130,7 +131,46 @@ def test_segments_are_set_against_those_of_other_windows_of_the_batch(monkeypatc
     around = torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
     segment = torch.randn(5, 32, generator=torch.Generator().manual_seed(2))
     monkeypatch.setattr(model, "_around_and_inside", lambda _: (around, segment))
-    loss = model._segment_loss([])
+    loss = model._segment_loss([torch.zeros(1, 2), torch.zeros(2, 3), torch.zeros(2, 4)])
     asked = model.of_segment(around)
     slow = [-F.logsigmoid(asked[row] @ segment[row] - asked[row] @ segment[row - 1]) for row in range(5)]
     torch.testing.assert_close(loss, torch.stack(slow).sum())
+
+
+def test_segments_and_what_is_around_them_are_read_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each window with its segment hidden, and the segment as a sequence of its own, of which nothing is."""
+    model: S3Rec = built(S3RecConfig(**SMALL, ff_width=64)).eval()
+    monkeypatch.setattr(s3rec, "draw_segments", lambda length_B: (length_B // 3, length_B // 3 + (length_B + 1) // 2))
+    windows = [torch.tensor([[1, 2]]), torch.tensor([[3, 4, 5, 6], [7, 8, 9, -1]])]
+    around_BD, segment_BD = model._around_and_inside(windows)
+    rows = [([1, 2], 0, 1), ([3, 4, 5, 6], 1, 3), ([7, 8, 9], 1, 3)]
+    for row, (items, first, end) in enumerate(rows):
+        hidden_1T = torch.tensor([[first <= place < end for place in range(len(items))]])
+        (whole_1TD,) = model.read([torch.tensor([items])], [hidden_1T])
+        torch.testing.assert_close(around_BD[row], whole_1TD[0, -1], atol=1e-5, rtol=1e-4)
+        inside_1T = torch.tensor([items[first:end]])
+        (inside_1TD,) = model.read([inside_1T], [torch.zeros_like(inside_1T, dtype=torch.bool)])
+        torch.testing.assert_close(segment_BD[row], inside_1TD[0, -1], atol=1e-5, rtol=1e-4)
+
+
+def test_pretraining_on_parts_learns_what_it_does_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model: S3Rec = built(S3RecConfig(**SMALL, ff_width=64)).eval()
+    monkeypatch.setattr(model, "_hide", lambda item_BT: (item_BT >= 0) & (item_BT % 3 == 1))
+    monkeypatch.setattr(s3rec, "draw_segments", lambda length_B: (length_B // 3, length_B // 3 + 1))
+    monkeypatch.setattr(objectives, "another", lambda target_X, _: (target_X + 1) % ITEMS)
+    item_BT = torch.tensor([[1, 2, -1, -1], [3, 4, 5, -1], [6, 7, 8, 9]])
+    losses = []
+    for windows in ([item_BT], [item_BT[:1, :2], item_BT[1:2, :3], item_BT[2:]]):
+        model.zero_grad()
+        loss = model.pretraining_loss(windows)
+        loss.backward()
+        losses.append([loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    torch.testing.assert_close(losses[1], losses[0], atol=1e-5, rtol=1e-4)
+
+
+def test_bert4rec_reads_parts_as_each_alone() -> None:
+    model: BERT4Rec = built(BERT4RecConfig(**SMALL)).eval()
+    items = [torch.tensor([[1, 2, -1]]), torch.tensor([[3, 4, 5, 6], [7, 8, -1, -1]])]
+    hidden = [(item_BT % 2 == 0) & (item_BT >= 0) for item_BT in items]
+    alone = [model.read([item_BT], [hidden_BT])[0] for item_BT, hidden_BT in zip(items, hidden, strict=True)]
+    torch.testing.assert_close(model.read(items, hidden), alone, atol=1e-5, rtol=1e-4)
