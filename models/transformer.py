@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from models.attention import Attention, FeedForward, KeysValues, Part, RelativeBias, Shape, Shared, dropout, laid_out
 
 ROUND = 64
+"""Rows of what is read at once come in multiples of it."""
 
 
 def rounded(x: Tensor) -> Tensor:
