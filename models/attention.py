@@ -9,11 +9,13 @@ batch, H heads, E head width, D model width.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.dropout import dropout, relu_dropout
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,6 @@ class Shape:
     t5: bool = True
     """T5's initialisation, unscaled scores and dropout everywhere; else weights within 1/sqrt(inputs), as torch's own
     layers, scores divided by sqrt(head_width), and dropout on the input and the residual branches alone."""
-
-
-def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
-    """`F.dropout`; on a CPU from 16 random bits an element, three times as fast (the rate is rounded to 2^-16)."""
-    if not training or rate == 0.0:
-        return x
-    if x.device.type != "cpu":
-        return F.dropout(x, rate)
-    threshold = round(rate * 2**16)
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    keep = words.view(torch.int16)[: x.numel()].view(x.shape) >= threshold - 2**15
-    return x * keep.to(x.dtype).mul_(2**16 / (2**16 - threshold))
 
 
 def in_float32() -> torch.autocast:
@@ -124,6 +114,10 @@ def joined(heads_BHTE: Tensor) -> Tensor:
     return heads_BHTE.transpose(1, 2).flatten(2)
 
 
+Source: TypeAlias = Tensor | tuple[Tensor, Tensor]
+"""What cross-attention reads: states (B, S, D), or the keys and values (B, H, S, E) that a layer has made of them."""
+
+
 class Part(NamedTuple):
     """Sequences of like length among others."""
 
@@ -140,7 +134,6 @@ class Attention(nn.Module):
     def __init__(self, shape: Shape, cross: bool) -> None:
         super().__init__()
         self.shape = shape
-        self.scale = 1.0 if shape.t5 else shape.head_width**-0.5
         inner = shape.num_heads * shape.head_width
         query_std = (shape.width * shape.head_width) ** -0.5
         self.fused = _linear(shape, shape.width, inner * (2 if cross else 3), shape.width**-0.5)
@@ -151,12 +144,15 @@ class Attention(nn.Module):
         self.out = _linear(shape, inner, shape.width, inner**-0.5)
 
     def split(self, x: Tensor) -> list[Tensor]:
-        """(B, S, n H E) to n of (B, H, S, E)."""
-        heads = (self.shape.num_heads, self.shape.head_width)
-        return [part.unflatten(-1, heads).transpose(1, 2) for part in x.split(heads[0] * heads[1], dim=-1)]
+        """(B, S, n H E) to n of (B, H, S, E); one copy lays them out for the products."""
+        heads = (-1, self.shape.num_heads, self.shape.head_width)
+        return list(x.unflatten(-1, heads).permute(2, 0, 3, 1, 4).contiguous())
 
     def merge(self, heads_BHTE: Tensor) -> Tensor:
         return self.out(joined(heads_BHTE))
+
+    def scaled(self, query: Tensor) -> Tensor:
+        return query if self.shape.t5 else query * self.shape.head_width**-0.5
 
     @property
     def rate(self) -> float:
@@ -165,7 +161,7 @@ class Attention(nn.Module):
     def self_attention(self, x_BTD: Tensor, bias: Tensor | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The output, and the keys and values (B, H, T, E). Without bias: causal."""
         query, key, value = self.split(self.fused(x_BTD))
-        attended = attend(query * self.scale, key, value, bias, self.rate, causal=bias is None)
+        attended = attend(self.scaled(query), key, value, bias, self.rate, causal=bias is None)
         return self.merge(attended), (key, value)
 
     def packed_attention(self, x_MD: Tensor, parts: Sequence[Part]) -> Tensor:
@@ -182,19 +178,38 @@ class Attention(nn.Module):
         with in_float32():
             for part, part_M3 in zip(parts, each, strict=True):
                 query, key, value = self.split(part_M3.unflatten(0, (part.batch, part.length)))
-                heads = attend(query * self.scale, key, value, part.bias, self.rate, causal=part.bias is None)
+                heads = attend(self.scaled(query), key, value, part.bias, self.rate, causal=part.bias is None)
                 attended.append(joined(heads).flatten(0, 1))
         attended.append(rest.new_zeros(len(rest), self.out.in_features))
         return self.out(torch.cat(attended))
 
     def keys_values(self, source_BSD: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, H, S, E) of an encoded source, for `cross_attention`."""
+        """Keys and values (B, H, S, E) of a source's states, for `cross_attention`."""
         key, value = self.split(self.fused(source_BSD))
         return key, value
 
-    def cross_attention(self, x_BTD: Tensor, keys_values: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
+    def cross_attention(self, x_BTD: Tensor, source: Source, bias: Tensor | None) -> Tensor:
+        """(B, T, D). States are better for a few queries, their keys and values for many or for several steps."""
+        if isinstance(source, Tensor):
+            return self.out(self.absorbed(x_BTD, source, bias))
         (query,) = self.split(self.q(x_BTD))
-        return self.merge(attend(query * self.scale, *keys_values, bias, self.rate))
+        return self.merge(attend(self.scaled(query), *source, bias, self.rate))
+
+    def absorbed(self, x_BTD: Tensor, source_BSD: Tensor, bias_B11S: Tensor | None) -> Tensor:
+        """Cross-attention (B, T, H E) without keys and values: `query (W source) = (query W) source`, and the same for
+        values, so that a few queries are projected and not the many places of the source (DeepSeek-V2's absorption,
+        arXiv 2405.04434, section 2.1)."""
+        num_heads, head_width = self.shape.num_heads, self.shape.head_width
+        key_HED, value_HED = self.fused.weight.view(2, num_heads, head_width, -1)
+        query_BTHE = self.scaled(self.q(x_BTD)).unflatten(-1, (num_heads, head_width))
+        source_BSD = source_BSD.to(query_BTHE.dtype)
+        asked_BTHD = torch.einsum("bthe,hed->bthd", query_BTHE, key_HED)
+        scores_BQS = asked_BTHD.flatten(1, 2) @ source_BSD.transpose(1, 2)
+        if bias_B11S is not None:
+            scores_BQS = scores_BQS + bias_B11S[:, 0]
+        weights_BQS = dropout(scores_BQS.softmax(-1).to(source_BSD.dtype), self.rate, training=self.rate > 0.0)
+        read_BTHD = (weights_BQS @ source_BSD).unflatten(1, (-1, num_heads))
+        return torch.einsum("bthd,hed->bthe", read_BTHD, value_HED).flatten(2)
 
     def beam_attention(
         self,
@@ -208,7 +223,7 @@ class Attention(nn.Module):
         beams of a user share; returns the output and the past with the new token."""
         qkv = self.fused(x_BKD).unflatten(-1, (3, self.shape.num_heads, self.shape.head_width))
         query, key, value = qkv.unbind(2)
-        query = query * self.scale
+        query = self.scaled(query)
         keys, values = (key,), (value,)
         if past is not None:
             keys = (*(of_parents(old, parents_BK) for old in past.keys), key)
@@ -274,4 +289,4 @@ class FeedForward(nn.Module):
         self.out = _linear(shape, shape.ff_width, shape.width, shape.ff_width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(dropout(self.inner(x).relu_(), self.rate, self.training))
+        return self.out(relu_dropout(self.inner(x), self.rate, self.training))

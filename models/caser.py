@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import dropout
+from models.dropout import dropout
 from models.next_item import INIT_STD, Known, NextItem, looked_up, recent
 from models.objectives import Objective
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import Attention, Shape, laid_out
+from models.attention import Attention, Shape, Source, laid_out
 from models.inside import Inside
 from models.long_history import Buckets, buckets, nearest_codes, prototypes, retrieve, tier_edges, tier_shares
 from models.long_history import tier_table as make_tier_table
@@ -27,8 +27,8 @@ from sid.tokens import TokenSpace
 class Found(NamedTuple):
     """What a decoder layer reads besides the source."""
 
-    keys_values: tuple[Tensor, Tensor]
-    """(B, H, M, E) each, of all items found for a user."""
+    items: Source
+    """All that were found for a user."""
     mask: Tensor
     """(B, 1, 1 or X, M): -inf for padding and for what another beam found; 0 all over where nothing was found."""
     open_BX: Tensor
@@ -47,11 +47,11 @@ class FusedLayer(DecoderLayer):
         if gate in ("vector", "scalar"):
             self.gate = nn.Linear(2 * shape.width, shape.width if gate == "vector" else 1)
 
-    def read(self, x: Tensor, source: tuple[Tensor, Tensor], mask_B11S: Tensor | None, aside: Found | None) -> Tensor:
+    def read(self, x: Tensor, source: Source, mask_B11S: Tensor | None, aside: Found | None) -> Tensor:
         short_BXD = super().read(x, source, mask_B11S, None)
         if aside is None:
             return short_BXD
-        found_BXD = self.found.cross_attention(x, aside.keys_values, aside.mask)
+        found_BXD = self.found.cross_attention(x, aside.items, aside.mask)
         gate = aside.open_BX[..., None].to(short_BXD.dtype)
         if self.kind == "fixed":
             gate = gate * 0.5
@@ -149,12 +149,11 @@ class Glass(Tiger):
             token_B1D = self.tier_token(shares_BAN.flatten(1).to(self.embedding.dtype))[:, None].to(x_BSD.dtype)
         return torch.cat([token_B1D, x_BSD], dim=1), F.pad(padding_BS, (1, 0))
 
-    def _found(self, items_BM: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values (B, H, M, E) of what was found, layer by layer. Code embeddings are read without gradient
-        (GLASS): the search is to use them, not to shape them."""
+    def _found(self, items_BM: Tensor) -> Tensor:
+        """(B, M, D) of what was found. Code embeddings are read without gradient (GLASS): the search is to use them,
+        not to shape them."""
         codes_BML = self.codes_NL[items_BM.clamp_min(0)]
-        memory_BMD = self.item(F.embedding(self.tokens.encode(codes_BML), self.embedding.detach()).flatten(2))
-        return [layer.found.keys_values(memory_BMD) for layer in self.decoder.layers]  # type: ignore[union-attr, operator]
+        return self.item(F.embedding(self.tokens.encode(codes_BML), self.embedding.detach()).flatten(2))
 
     def forward(  # type: ignore[override]
         self, tokens_BS: Tensor, long_BT: Tensor, codes_BL: Tensor, asides: Sequence[Found] | None = None
@@ -181,8 +180,8 @@ class Glass(Tiger):
         some_B1 = (items_BR >= 0).any(1, keepdim=True)
         later_L = torch.arange(codes_BL.shape[1], device=codes_BL.device) > 0
         mask_B11R = _mask((items_BR < 0) & some_B1)[:, None, None]
-        asides = [Found(kv, mask_B11R, some_B1 & later_L, gates) for kv in self._found(items_BR)]
-        return asides, (items_BR >= 0).sum(1), own_BR.sum(1)
+        found = Found(self._found(items_BR), mask_B11R, some_B1 & later_L, gates)
+        return [found] * len(self.decoder.layers), (items_BR >= 0).sum(1), own_BR.sum(1)
 
     def _by_code(self, long_BT: Tensor) -> Buckets:
         return buckets(long_BT, self.codes_NL[:, 0], self.tokens.codebook_sizes[0])
@@ -214,8 +213,9 @@ class Glass(Tiger):
         finder_BKR = torch.where(items_BKR < 0, -1, origin_BK[..., None])
         order_BM = (items_BKR < 0).flatten(1).byte().argsort(dim=1, stable=True)
         order_BM = order_BM[:, : int((items_BKR >= 0).sum((1, 2)).max())]
-        found = self._found(items_BKR.flatten(1).gather(1, order_BM))
-        keys_values = [laid_out(*keys_values) for keys_values in found]
+        found_BMD = self._found(items_BKR.flatten(1).gather(1, order_BM))
+        layers: Any = self.decoder.layers
+        keys_values = [laid_out(*layer.found.keys_values(found_BMD)) for layer in layers]
         finder_BM = finder_BKR.flatten(1).gather(1, order_BM)
         return state._replace(keys_values=keys_values, finder_BM=finder_BM, origin_BK=origin_BK)
 

@@ -5,7 +5,7 @@ Legend: B users, T items of a sequence, D width, H width within.
 
 from torch import Tensor, nn
 
-from models.attention import dropout
+from models.dropout import dropout
 from models.next_item import Known, NextItem, at
 from models.objectives import Objective
 

@@ -6,7 +6,7 @@ Legend: B users, T items of a sequence, L items that a place sees, D width.
 import torch
 from torch import Tensor, nn
 
-from models.attention import dropout
+from models.dropout import dropout
 from models.next_item import INIT_STD, Known, NextItem, looked_up, recent
 from models.objectives import Objective
 

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import Attention, FeedForward, KeysValues, Part, RelativeBias, Shape, Shared, dropout, laid_out
+from models.attention import Attention, FeedForward, KeysValues, Part, RelativeBias, Shape, Shared, Source, laid_out
+from models.dropout import dropout
 
 ROUND = 64
 """Rows of what is read at once come in multiples of it."""
@@ -153,11 +154,11 @@ class DecoderLayer(nn.Module):
         self.cross, self.cross_norm = Attention(shape, cross=True), _norm(shape)
         self.feed_forward, self.feed_forward_norm = FeedForward(shape), _norm(shape)
 
-    def read(self, x: Tensor, source: tuple[Tensor, Tensor], mask_B11S: Tensor | None, aside: Any) -> Tensor:
+    def read(self, x: Tensor, source: Source, mask_B11S: Tensor | None, aside: Any) -> Tensor:
         """What the normalised states take from the source. `aside` is for decoders that read something more."""
         return self.cross.cross_attention(x, source, mask_B11S)
 
-    def after_self(self, x: Tensor, source: tuple[Tensor, Tensor], mask_B11S: Tensor | None, aside: Any) -> Tensor:
+    def after_self(self, x: Tensor, source: Source, mask_B11S: Tensor | None, aside: Any) -> Tensor:
         """Cross-attention and feed-forward, the same for T teacher-forced tokens and for K beams."""
         x = x + dropout(self.read(self.cross_norm(x), source, mask_B11S, aside), self.rate, self.training)
         return x + dropout(self.feed_forward(self.feed_forward_norm(x)), self.rate, self.training)
@@ -165,7 +166,7 @@ class DecoderLayer(nn.Module):
     def forward(self, x_BTD: Tensor, bias: Tensor, source_BSD: Tensor, mask_B11S: Tensor | None, aside: Any) -> Tensor:
         attended, _ = self.attention.self_attention(self.attention_norm(x_BTD), bias)
         x_BTD = x_BTD + dropout(attended, self.rate, self.training)
-        return self.after_self(x_BTD, self.cross.keys_values(source_BSD), mask_B11S, aside)
+        return self.after_self(x_BTD, source_BSD, mask_B11S, aside)
 
 
 class DecoderState(NamedTuple):

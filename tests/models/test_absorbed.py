@@ -1,0 +1,44 @@
+"""Cross-attention to states beside that to the keys and values made of them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models.attention import Attention, Shape
+
+SHAPE = Shape(width=24, num_layers=1, num_heads=3, head_width=8, ff_width=32, dropout=0.0)
+
+
+@pytest.mark.parametrize("t5", [True, False])
+@pytest.mark.parametrize("padded", [True, False])
+def test_states_are_read_as_their_keys_and_values_are(t5: bool, padded: bool) -> None:
+    torch.manual_seed(0)
+    cross = Attention(replace(SHAPE, t5=t5), cross=True).double()
+    x_BTD, source_BSD = torch.randn(4, 3, 24).double(), torch.randn(4, 9, 24).double()
+    mask_B11S = torch.zeros(4, 1, 1, 9).double()
+    mask_B11S[1, ..., 5:] = -torch.inf
+    weights = torch.randn(4, 3, 24).double()
+    found = []
+    for absorbed in (True, False):
+        x, source = x_BTD.clone().requires_grad_(), source_BSD.clone().requires_grad_()
+        states = source if absorbed else cross.keys_values(source)
+        read = cross.cross_attention(x, states, mask_B11S if padded else None)
+        cross.zero_grad()
+        (read * weights).sum().backward()
+        found.append([read, x.grad, source.grad, *(weight.grad for weight in cross.parameters())])
+    torch.testing.assert_close(*found)
+    if padded:
+        assert not found[0][2][1, 5:].any()
+
+
+def test_weights_are_dropped_as_often() -> None:
+    cross = Attention(replace(SHAPE, dropout=0.5), cross=True)
+    source_BSD = torch.zeros(100, 50, 24)
+    source_BSD[..., 0] = 1.0
+    with torch.no_grad():
+        cross.out.weight.copy_(torch.eye(24))
+        cross.fused.weight[24:, 0] = 1.0
+        shares = torch.stack([cross.cross_attention(torch.zeros(100, 2, 24), source_BSD, None) for _ in range(20)])
+    assert shares.mean() == pytest.approx(1.0, abs=0.02)
+    assert shares.std() == pytest.approx(50**-0.5, rel=0.1)

@@ -1,0 +1,63 @@
+"""Dropout beside multiplication by a mask."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.dropout import cut, dropout, random_numbers, relu_dropout
+
+RATES = (0.001, 0.1, 0.25, 0.5, 0.9)
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_the_mean_stays_and_the_stated_share_is_dropped(rate: float) -> None:
+    x = torch.ones(2_000_001)
+    y = dropout(x, rate, training=True)
+    assert (y == 0).float().mean() == pytest.approx(rate, abs=2e-3)
+    assert y.mean() == pytest.approx(1.0, abs=1e-2)
+    assert y.unique().numel() == 2
+
+
+@pytest.mark.parametrize("function", [dropout, relu_dropout])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_both_ways_equal_a_product_with_the_mask(function: Any, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(7, 33, 10, dtype=dtype).transpose(0, 1).requires_grad_()
+    torch.manual_seed(1)
+    result = function(x, 0.25, training=True)
+    torch.manual_seed(1)
+    random, (level, scale) = random_numbers(x), cut(0.25)
+    mask = ((random > level) | random.isnan()).to(dtype) * scale
+    twin = x.detach().clone().requires_grad_()
+    expected = (twin.relu() if function is relu_dropout else twin) * mask
+    torch.testing.assert_close(result, expected)
+    grad = torch.randn_like(x)
+    result.backward(grad)
+    expected.backward(grad)
+    torch.testing.assert_close(x.grad, twin.grad)
+
+
+def test_without_training_or_a_rate_nothing_changes() -> None:
+    x = torch.randn(5)
+    assert dropout(x, 0.1, training=False) is x
+    assert dropout(x, 0.0, training=True) is x
+    assert torch.equal(relu_dropout(x, 0.1, training=False), x.relu())
+
+
+@given(st.floats(1e-4, 0.99))
+def test_the_cut_drops_its_share_of_all_bit_patterns(rate: float) -> None:
+    level, scale = cut(rate)
+    patterns = torch.arange(2**16).to(torch.uint16).view(torch.bfloat16).double()
+    dropped = int((patterns <= level).sum())
+    assert abs(dropped - rate * 2**16) <= 1
+    assert scale == 2**16 / (2**16 - dropped)
+
+
+def test_no_gradient_is_taken_twice() -> None:
+    x = torch.randn(50, requires_grad=True)
+    (grad,) = torch.autograd.grad(dropout(x, 0.5, training=True).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
