@@ -3,7 +3,7 @@
 As in T5 (Raffel et al. 2020, v1.0): no biases, attention without 1/sqrt(d) scaling, relative position buckets, ReLU
 feed-forward, T5's initialisation; scaling, initialisation and dropout can be those of torch's layers (`Shape.t5`).
 Legend: B users, S source tokens, T target tokens, K beams, P past positions, M places of a packed
-batch, H heads, E head width, D model width.
+batch, Q queries of all heads, H heads, E head width, D model width.
 """
 
 import math
@@ -143,15 +143,16 @@ class Attention(nn.Module):
             nn.init.normal_(self.fused.weight[:inner], std=query_std)
         self.out = _linear(shape, inner, shape.width, inner**-0.5)
 
-    def split(self, x: Tensor) -> list[Tensor]:
-        """(B, S, n H E) to n of (B, H, S, E); one copy lays them out for the products."""
-        heads = (-1, self.shape.num_heads, self.shape.head_width)
-        return list(x.unflatten(-1, heads).permute(2, 0, 3, 1, 4).contiguous())
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, S, n H E) to n of (B, H, S, E); on a CPU one copy lays all of them out for the products."""
+        heads = x.unflatten(-1, (-1, self.shape.num_heads, self.shape.head_width)).permute(2, 0, 3, 1, 4)
+        return (heads.contiguous() if x.device.type == "cpu" else heads).unbind(0)
 
     def merge(self, heads_BHTE: Tensor) -> Tensor:
         return self.out(joined(heads_BHTE))
 
     def scaled(self, query: Tensor) -> Tensor:
+        """Divided by sqrt(E), but for T5."""
         return query if self.shape.t5 else query * self.shape.head_width**-0.5
 
     @property
@@ -189,7 +190,8 @@ class Attention(nn.Module):
         return key, value
 
     def cross_attention(self, x_BTD: Tensor, source: Source, bias: Tensor | None) -> Tensor:
-        """(B, T, D). States are better for a few queries, their keys and values for many or for several steps."""
+        """(B, T, D). States are better for a few queries, their keys and values for many or for several steps. The bias
+        (B, 1, T or 1, S) is the same for all heads; of states for all queries, too: (B, 1, 1, S)."""
         if isinstance(source, Tensor):
             return self.out(self.absorbed(x_BTD, source, bias))
         (query,) = self.split(self.q(x_BTD))
@@ -206,7 +208,7 @@ class Attention(nn.Module):
         asked_BTHD = torch.einsum("bthe,hed->bthd", query_BTHE, key_HED)
         scores_BQS = asked_BTHD.flatten(1, 2) @ source_BSD.transpose(1, 2)
         if bias_B11S is not None:
-            scores_BQS = scores_BQS + bias_B11S[:, 0]
+            scores_BQS = scores_BQS + bias_B11S.flatten(1, 2)
         weights_BQS = dropout(scores_BQS.softmax(-1).to(source_BSD.dtype), self.rate, training=self.rate > 0.0)
         read_BTHD = (weights_BQS @ source_BSD).unflatten(1, (-1, num_heads))
         return torch.einsum("bthd,hed->bthe", read_BTHD, value_HED).flatten(2)
@@ -260,8 +262,8 @@ class Shared(NamedTuple):
 
 
 def laid_out(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """The same keys and values (B, H, S, E), in memory as the products of every later step want them."""
-    return key.transpose(2, 3).contiguous().transpose(2, 3), value.contiguous()
+    """The same keys and values (B, H, S, E), in memory of their own as the products of every later step want them."""
+    return key.transpose(2, 3).contiguous().transpose(2, 3), value.clone(memory_format=torch.contiguous_format)
 
 
 class KeysValues(NamedTuple):

@@ -1,8 +1,7 @@
-"""Dropout. On a CPU a mask is made of 16 random bits an element, and applied in one pass over them.
+"""Dropout. On a CPU a mask is made of 16 random bits an element, and applied in the pass that compares them.
 
-The bits are read as bfloat16: a number that no cast has to make, and that `threshold_backward` (give this where that is
-above a level, else 0) compares in the pass that applies it. `F.dropout` makes a mask of bits, then of numbers, then
-multiplies, and takes four times as long.
+The bits are read as bfloat16, and `threshold_backward` (give this where that is above a level, else 0) is that pass.
+`F.dropout` makes a mask of bits, then of numbers, then multiplies.
 """
 
 from functools import lru_cache
@@ -18,19 +17,24 @@ kept_above = torch.ops.aten.threshold_backward
 
 
 def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
-    """`F.dropout`; on a CPU the rate is rounded to 2^-16."""
+    """`F.dropout`; on a CPU the rate is rounded to 2^-16, and no more than .996 is dropped."""
     if not training or rate == 0.0:
         return x
-    if x.device.type != "cpu":
+    if elsewhere(x):
         return F.dropout(x, rate)
     return _Dropout.apply(x, random_numbers(x), *cut(rate))
 
 
 def relu_dropout(x: Tensor, rate: float, training: bool) -> Tensor:
-    """`dropout(x.relu())`. On a CPU nothing is kept for the way back but the result."""
-    if not training or rate == 0.0 or x.device.type != "cpu":
-        return dropout(x.relu(), rate, training)
+    """`dropout(x.relu_())`; what becomes of x is not said. On a CPU only the result is kept for the way back."""
+    if not training or rate == 0.0 or elsewhere(x):
+        return dropout(x.relu_(), rate, training)
     return _ReLUDropout.apply(x, random_numbers(x), *cut(rate))
+
+
+def elsewhere(x: Tensor) -> bool:
+    """Not on a CPU, or in float16, which does not reach as far as bfloat16."""
+    return x.device.type != "cpu" or x.dtype == torch.float16
 
 
 def random_numbers(x: Tensor) -> Tensor:
@@ -42,7 +46,7 @@ def random_numbers(x: Tensor) -> Tensor:
 @lru_cache
 def cut(rate: float) -> tuple[float, float]:
     """The level that a share `rate` of all bit patterns of bfloat16 is not above (rounded), and one over the share that
-    is above it or NaN."""
+    is above it or NaN, which 254 of the patterns are."""
     patterns = torch.arange(-(2**15), 2**15).short().view(torch.bfloat16).float()
     in_order = patterns.nan_to_num(torch.inf, torch.inf, -torch.inf).sort().values
     level = in_order[max(round(rate * 2**16), 1) - 1].item()

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.attention import Attention, Shape
+from models.attention import Attention, Shape, laid_out
 
 SHAPE = Shape(width=24, num_layers=1, num_heads=3, head_width=8, ff_width=32, dropout=0.0)
 
@@ -42,3 +42,28 @@ def test_weights_are_dropped_as_often() -> None:
         shares = torch.stack([cross.cross_attention(torch.zeros(100, 2, 24), source_BSD, None) for _ in range(20)])
     assert shares.mean() == pytest.approx(1.0, abs=0.02)
     assert shares.std() == pytest.approx(50**-0.5, rel=0.1)
+
+
+def test_a_bias_by_head_is_refused() -> None:
+    cross = Attention(SHAPE, cross=True)
+    with pytest.raises(RuntimeError, match="size"):
+        cross.cross_attention(torch.zeros(2, 4, 24), torch.zeros(2, 9, 24), torch.zeros(2, 3, 1, 9))
+
+
+def test_under_bfloat16_states_are_as_near_as_keys_and_values_are() -> None:
+    torch.manual_seed(0)
+    cross = Attention(SHAPE, cross=True)
+    x_BTD, source_BSD = torch.randn(8, 4, 24), torch.randn(8, 30, 24)
+    exact = cross.cross_attention(x_BTD, source_BSD, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        errors = [
+            (cross.cross_attention(x_BTD, source, None) - exact).norm()
+            for source in (source_BSD, cross.keys_values(source_BSD))
+        ]
+    assert errors[0] < 1.5 * errors[1]
+
+
+def test_keys_and_values_that_are_kept_hold_no_other_memory() -> None:
+    cross = Attention(SHAPE, cross=True)
+    for kept in laid_out(*cross.keys_values(torch.randn(2, 5, 24))):
+        assert kept.untyped_storage().nbytes() == kept.nbytes

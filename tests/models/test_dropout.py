@@ -16,7 +16,7 @@ RATES = (0.001, 0.1, 0.25, 0.5, 0.9)
 def test_the_mean_stays_and_the_stated_share_is_dropped(rate: float) -> None:
     x = torch.ones(2_000_001)
     y = dropout(x, rate, training=True)
-    assert (y == 0).float().mean() == pytest.approx(rate, abs=2e-3)
+    assert (y == 0).float().mean() == pytest.approx(rate, rel=0.1, abs=0)
     assert y.mean() == pytest.approx(1.0, abs=1e-2)
     assert y.unique().numel() == 2
 
@@ -52,8 +52,12 @@ def test_the_cut_drops_its_share_of_all_bit_patterns(rate: float) -> None:
     level, scale = cut(rate)
     patterns = torch.arange(2**16).to(torch.uint16).view(torch.bfloat16).double()
     dropped = int((patterns <= level).sum())
-    assert abs(dropped - rate * 2**16) <= 1
+    assert abs(dropped - rate * 2**16) <= 1.5  # either zero goes with the other
     assert scale == 2**16 / (2**16 - dropped)
+
+
+def test_what_float16_drops_is_its_rate() -> None:
+    assert (dropout(torch.ones(100_000).half(), 0.1, training=True) == 0).float().mean() == pytest.approx(0.1, rel=0.1)
 
 
 def test_no_gradient_is_taken_twice() -> None:
