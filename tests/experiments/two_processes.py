@@ -31,7 +31,8 @@ def command_of(name: str, output: Path, *more: str) -> list[str]:
 def finished(name: str, output: Path, *more: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Test result and metrics of every epoch."""
     command = command_of(name, output, *more)
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=280)
+    environment = {**os.environ, "PYTHONFAULTHANDLER": "1"}  # where a process was, should it abort
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     (folder,) = {path.parent for path in output.glob("runs/*/*/test.json")}
     return json.loads((folder / "test.json").read_text()), read_columns(folder / "metrics.csv")
