@@ -26,7 +26,7 @@ def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
 
 
 def relu_dropout(x: Tensor, rate: float, training: bool) -> Tensor:
-    """`dropout(x.relu_())`; what becomes of x is not said. On a CPU only the result is kept for the way back."""
+    """`dropout(x.relu())`; may overwrite x. On a CPU only the result is kept for the way back."""
     if not training or rate == 0.0 or elsewhere(x):
         return dropout(x.relu_(), rate, training)
     return _ReLUDropout.apply(x, random_numbers(x), *cut(rate))
@@ -46,7 +46,7 @@ def random_numbers(x: Tensor) -> Tensor:
 @lru_cache
 def cut(rate: float) -> tuple[float, float]:
     """The level that a share `rate` of all bit patterns of bfloat16 is not above (rounded), and one over the share that
-    is above it or NaN, which 254 of the patterns are."""
+    is above it or NaN, which 254 of the patterns are: about 1 / (1 - rate), by which what is kept is multiplied."""
     patterns = torch.arange(-(2**15), 2**15).short().view(torch.bfloat16).float()
     in_order = patterns.nan_to_num(torch.inf, torch.inf, -torch.inf).sort().values
     level = in_order[max(round(rate * 2**16), 1) - 1].item()
