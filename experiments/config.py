@@ -283,6 +283,9 @@ def check(config: RunConfig) -> None:
         part.check()
     config.train.check(learns=not isinstance(config.model, ClassicConfig) or config.model.learns)
     config.evaluation.check()
+    whole = config.optimizer.kind != "adafactor" or config.train.strategy != "fsdp"
+    expected = "adamw with train.strategy=fsdp: torch's Adafactor wants whole weights"
+    require(whole, "optimizer.kind", config.optimizer.kind, expected)
     ordered = config.model.learns_from == "prefixes" or config.split.kind != "given"
     kinds = "leave_one_out or time: the model learns from whole sequences, and given targets have no order"
     require(ordered, "split.kind", config.split.kind, kinds)

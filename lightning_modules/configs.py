@@ -16,23 +16,30 @@ if TYPE_CHECKING:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW with linear warm-up; the rate is that of the end of the warm-up.
+    """Linear warm-up; the rate is that of the end of the warm-up.
 
-    With T5's unscaled attention and unit-variance embeddings, rates below 3e-3 start slowly (experiments/LOG.md).
+    With T5's unscaled attention and unit-variance embeddings, AdamW starts slowly below 3e-3 (experiments/LOG.md).
     """
 
     learning_rate: float = 5e-3
     weight_decay: float = 0.05
     warmup_steps: int = 300
     schedule: str = "inverse_sqrt"
-    """inverse_sqrt, or cosine over all steps of the run."""
+    """inverse_sqrt, constant, or cosine over all steps of the run."""
+    kind: str = field(default="adamw", metadata=IF_SET)
+    """adamw, or adafactor (Shazeer and Stern 2018, arXiv 1804.04235; T5's, and so TIGER's): a step is this share of the
+    weights' own size, and at most 1 / sqrt(steps so far). A rate of 0.01 that stays is TIGER's recipe."""
 
     def check(self) -> None:
         """Raise UserError for a value that no training can start with."""
         _check_rates("optimizer", self.learning_rate, self.weight_decay)
         require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "at least 0")
-        known = ("inverse_sqrt", "cosine")
-        require(self.schedule in known, "optimizer.schedule", self.schedule, " or ".join(known))
+        self.check_names()
+
+    def check_names(self) -> None:
+        """Raise UserError for what there is not."""
+        for name, known in ("schedule", ("inverse_sqrt", "constant", "cosine")), ("kind", ("adamw", "adafactor")):
+            require(getattr(self, name) in known, f"optimizer.{name}", getattr(self, name), ", ".join(known))
 
 
 @dataclass

@@ -12,8 +12,7 @@ from torchmetrics import MeanMetric
 
 from lightning_modules.configs import OptimizerConfig
 from lightning_modules.finite import require_finite
-from lightning_modules.schedules import cosine, inverse_sqrt
-from sid.errors import UserError
+from lightning_modules.optimizers import build_optimizer, build_schedule
 
 ENTRANCES = ("loss", "window_loss", "pretraining_loss", "begin", "next_logp", "worth", "look_inside", "scores")
 """What is called of a model from outside; each where a model has it."""
@@ -24,8 +23,7 @@ class RetrieverModule(lightning.LightningModule):
 
     def __init__(self, model: nn.Module, optimizer: OptimizerConfig, seed: int) -> None:
         super().__init__()
-        if optimizer.schedule not in ("inverse_sqrt", "cosine"):
-            raise UserError(f"optimizer.schedule={optimizer.schedule!r}: expected inverse_sqrt or cosine")
+        optimizer.check_names()
         self.model: Any = model
         self.optimizer_config, self.seed = optimizer, seed
         # A NaN makes the mean infinite; by default torchmetrics would leave it out.
@@ -68,14 +66,7 @@ class RetrieverModule(lightning.LightningModule):
             nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> Any:
-        config = self.optimizer_config
-        matrices = [p for p in self.parameters() if p.ndim >= 2]
-        vectors = [p for p in self.parameters() if p.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
-        if config.schedule == "cosine":
-            factor = cosine(config.warmup_steps, int(self.trainer.estimated_stepping_batches))
-        else:
-            factor = inverse_sqrt(config.warmup_steps)
+        optimizer = build_optimizer(self.optimizer_config, self.parameters())
+        factor = build_schedule(self.optimizer_config, lambda: int(self.trainer.estimated_stepping_batches))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

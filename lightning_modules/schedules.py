@@ -10,6 +10,11 @@ def inverse_sqrt(warmup: int) -> Callable[[int], float]:
     return lambda step: min((step + 1) / warmup, math.sqrt(warmup / (step + 1)))
 
 
+def constant(warmup: int) -> Callable[[int], float]:
+    """Linear to 1 over `warmup` steps, then 1."""
+    return lambda step: min((step + 1) / max(warmup, 1), 1.0)
+
+
 def cosine(warmup: int, total: int) -> Callable[[int], float]:
     """Linear to 1 over `warmup` steps, then half a cosine to 0 at `total`."""
 

@@ -55,3 +55,8 @@ def test_weights_are_shared_out_once_and_whole_where_the_model_is_called(
 def test_a_mean_of_weights_that_nobody_has_whole_is_refused() -> None:
     with pytest.raises(UserError, match="train.ema=0.99: expected 0 with train.strategy=fsdp"):
         override(named("tiger_tiny"), ["train.strategy=fsdp", "train.ema=0.99"])
+
+
+def test_an_optimizer_that_wants_whole_weights_is_refused() -> None:
+    with pytest.raises(UserError, match="optimizer.kind=adafactor: expected adamw with train.strategy=fsdp"):
+        override(named("tiger_tiny"), ["train.strategy=fsdp", "optimizer.kind=adafactor"])

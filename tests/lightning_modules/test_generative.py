@@ -192,7 +192,7 @@ def test_the_rate_follows_the_schedule_step_by_step(schedule: str, factors: dict
 
 
 def test_an_unknown_schedule_is_refused_by_name() -> None:
-    with pytest.raises(UserError, match="optimizer.schedule='linear': expected inverse_sqrt or cosine"):
+    with pytest.raises(UserError, match="optimizer.schedule=linear: expected inverse_sqrt, constant, cosine"):
         module_of(schedule="linear")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from lightning_modules.schedules import cosine, inverse_sqrt
+from lightning_modules.schedules import constant, cosine, inverse_sqrt
 
 
 def test_inverse_sqrt_rises_in_a_line_and_falls_with_the_root() -> None:
@@ -15,6 +15,11 @@ def test_inverse_sqrt_rises_in_a_line_and_falls_with_the_root() -> None:
     assert factor(15) == pytest.approx(0.5)  # sqrt(4 / 16)
     assert factor(399) == pytest.approx(0.1)  # sqrt(4 / 400)
     assert max(factor(step) for step in range(1000)) == 1.0
+
+
+def test_constant_rises_in_a_line_and_stays() -> None:
+    factor = constant(warmup=4)
+    assert [factor(step) for step in (0, 1, 2, 3, 4, 10_000)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
 
 
 def test_cosine_rises_in_a_line_and_falls_to_nothing() -> None:
@@ -26,13 +31,13 @@ def test_cosine_rises_in_a_line_and_falls_to_nothing() -> None:
     assert factor(100) == pytest.approx(0.0)  # and stays there
 
 
-@pytest.mark.parametrize("factor", [inverse_sqrt(1), cosine(0, 10), cosine(10, 10), cosine(20, 10)])
+@pytest.mark.parametrize("factor", [inverse_sqrt(1), constant(3), cosine(0, 10), cosine(10, 10), cosine(20, 10)])
 def test_extreme_lengths_stay_between_zero_and_one(factor: Callable[[int], float]) -> None:
     assert all(0 <= factor(step) <= 1 for step in range(50))
 
 
 def test_no_warm_up_starts_at_the_full_rate() -> None:
-    assert cosine(0, 10)(0) == 1.0
+    assert constant(0)(0) == cosine(0, 10)(0) == 1.0
     assert inverse_sqrt(0)(0) <= 1.0  # not a division by zero
 
 

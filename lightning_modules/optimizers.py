@@ -1,0 +1,28 @@
+"""What takes the steps of a retriever's training, and at which rate."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+from lightning_modules.configs import OptimizerConfig
+from lightning_modules.schedules import constant, cosine, inverse_sqrt
+
+
+def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser of these parameters; weights that are vectors do not decay."""
+    parameters = list(parameters)
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    if config.kind == "adafactor":
+        return torch.optim.Adafactor(groups, lr=config.learning_rate)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+
+
+def build_schedule(config: OptimizerConfig, total_steps: Callable[[], int]) -> Callable[[int], float]:
+    """Factor of the rate at every step. `total_steps`, those of the run, is asked only where it matters."""
+    if config.schedule == "cosine":
+        return cosine(config.warmup_steps, total_steps())
+    return {"constant": constant, "inverse_sqrt": inverse_sqrt}[config.schedule](config.warmup_steps)

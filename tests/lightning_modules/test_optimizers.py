@@ -1,0 +1,58 @@
+"""What takes a retriever's steps."""
+
+import pytest
+import torch
+from torch import nn
+from transformers.optimization import Adafactor
+
+from lightning_modules.configs import OptimizerConfig
+from lightning_modules.optimizers import build_optimizer
+
+
+def weights() -> list[nn.Parameter]:
+    """A large and a small matrix, and a vector."""
+    torch.manual_seed(0)
+    return [nn.Parameter(torch.randn(30, 20) * size) for size in (1.0, 0.01)] + [nn.Parameter(torch.ones(20))]
+
+
+def steps(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], count: int) -> list[torch.Tensor]:
+    """The weights after some steps with random gradients."""
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(count):
+        for parameter in parameters:
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+    return [parameter.detach().clone() for parameter in parameters]
+
+
+def test_adafactor_is_that_of_hugging_face() -> None:
+    config = OptimizerConfig(kind="adafactor", learning_rate=0.01, weight_decay=0.0)
+    ours, theirs = weights(), weights()
+    other = Adafactor(theirs, lr=0.01, scale_parameter=True, relative_step=False, warmup_init=False)
+    after = steps(build_optimizer(config, ours), ours, 5)
+    for mine, expected in zip(after, steps(other, theirs, 5), strict=True):
+        torch.testing.assert_close(mine, expected)
+
+
+def test_adafactors_step_is_a_share_of_the_weights_and_falls_with_the_root_of_the_steps() -> None:
+    """TIGER's schedule: 0.01 for 10,000 steps, then one over the root."""
+    config = OptimizerConfig(
+        kind="adafactor", learning_rate=0.01, weight_decay=0.0, schedule="constant", warmup_steps=0
+    )
+    for done, rate in (0, 0.01), (9_998, 0.01), (39_999, 0.005):
+        parameters = weights()
+        optimizer = build_optimizer(config, parameters)
+        before = steps(optimizer, parameters, 1)
+        for parameter in parameters:
+            optimizer.state[parameter]["step"].fill_(done)
+        after = steps(optimizer, parameters, 1)
+        for old, new in zip(before, after, strict=True):
+            rms = old.square().mean().sqrt()
+            assert (new - old).square().mean().sqrt() == pytest.approx(float(rate * rms), rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adafactor"])
+def test_vectors_do_not_decay(kind: str) -> None:
+    optimizer = build_optimizer(OptimizerConfig(kind=kind, weight_decay=0.3), weights())
+    decays = {p.ndim: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decays == {2: 0.3, 1: 0.0}
