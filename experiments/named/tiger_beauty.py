@@ -9,8 +9,9 @@ recipe awaits a GPU.
 
 from datamodules.amazon import AmazonConfig
 from experiments.config import RunConfig
+from experiments.named._tiger import tiger
 from experiments.published import beside
 
 
 def config() -> RunConfig:
-    return RunConfig("tiger_beauty", data=AmazonConfig("Beauty"), published=beside("beauty"))
+    return tiger("tiger_beauty", AmazonConfig("Beauty"), beside("beauty"))

@@ -7,8 +7,9 @@ Published (TIGER, Table 1): Recall@10 .0400, NDCG@10 .0225; mean of three seeds 
 
 from datamodules.amazon import AmazonConfig
 from experiments.config import RunConfig
+from experiments.named._tiger import tiger
 from experiments.published import beside
 
 
 def config() -> RunConfig:
-    return RunConfig("tiger_sports", data=AmazonConfig("Sports_and_Outdoors"), published=beside("sports"))
+    return tiger("tiger_sports", AmazonConfig("Sports_and_Outdoors"), beside("sports"))

@@ -7,8 +7,9 @@ Published (TIGER, Table 1): Recall@10 .0712, NDCG@10 .0432; mean of three seeds 
 
 from datamodules.amazon import AmazonConfig
 from experiments.config import RunConfig
+from experiments.named._tiger import tiger
 from experiments.published import beside
 
 
 def config() -> RunConfig:
-    return RunConfig("tiger_toys", data=AmazonConfig("Toys_and_Games"), published=beside("toys"))
+    return tiger("tiger_toys", AmazonConfig("Toys_and_Games"), beside("toys"))
