@@ -1,5 +1,6 @@
 """Lightning trainers of the stages: checkpoints that a kill cannot damage, the metrics file, loggers."""
 
+import atexit
 import io
 import logging
 import os
@@ -127,6 +128,14 @@ def trainer(callbacks: list[Callback], logger: Logger | None = None, **options: 
         deterministic="warn",
         **options,
     )
+
+
+@atexit.register
+def leave_group() -> None:
+    """Ends the group of processes while Python is whole: torch asks for it, and Lightning does it for NCCL alone. What
+    is left over, such as gloo's threads, can abort a process at its very end."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def device_of(accelerator: str) -> torch.device:
