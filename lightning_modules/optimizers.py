@@ -8,6 +8,10 @@ from torch import nn
 from lightning_modules.configs import OptimizerConfig
 from lightning_modules.schedules import constant, cosine, inverse_sqrt
 
+ADAFACTOR_EPS = (1e-15, 1e-3)
+"""T5's. torch squares the first one for every number, and clamps with it the mean squared gradient of a matrix as it
+is: its default of 1e-7 is above most of ours, whose steps would not get smaller with their gradients any more."""
+
 
 def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimiser of these parameters; weights that are vectors do not decay."""
@@ -17,7 +21,7 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     if config.kind == "adafactor":
-        return torch.optim.Adafactor(groups, lr=config.learning_rate)
+        return torch.optim.Adafactor(groups, lr=config.learning_rate, eps=ADAFACTOR_EPS)
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 

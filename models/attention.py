@@ -128,25 +128,33 @@ class Part(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Multi-head attention. `fused` projects to queries, keys and values at once; in
-    cross-attention to keys and values, and `q` to queries."""
+    """Multi-head attention. `fused` projects to keys and values, and `q` to queries; where the latter start like the
+    former, and the source is the own one, `fused` projects to all three.
+
+    T5's queries start smaller, and Adafactor's steps go by the size of a weight.
+    """
 
     def __init__(self, shape: Shape, cross: bool) -> None:
         super().__init__()
         self.shape = shape
         inner = shape.num_heads * shape.head_width
         query_std = (shape.width * shape.head_width) ** -0.5
-        self.fused = _linear(shape, shape.width, inner * (2 if cross else 3), shape.width**-0.5)
-        if cross:
+        self.apart = cross or shape.t5
+        self.fused = _linear(shape, shape.width, inner * (2 if self.apart else 3), shape.width**-0.5)
+        if self.apart:
             self.q = _linear(shape, shape.width, inner, query_std)
-        elif shape.t5:
-            nn.init.normal_(self.fused.weight[:inner], std=query_std)
         self.out = _linear(shape, inner, shape.width, inner**-0.5)
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, S, n H E) to n of (B, H, S, E); on a CPU one copy lays all of them out for the products."""
         heads = x.unflatten(-1, (-1, self.shape.num_heads, self.shape.head_width)).permute(2, 0, 3, 1, 4)
         return (heads.contiguous() if x.device.type == "cpu" else heads).unbind(0)
+
+    def project(self, x: Tensor) -> Tensor:
+        """(..., D) to queries, keys and values (..., 3 H E), in one product."""
+        if self.apart:
+            return F.linear(x, torch.cat([self.q.weight, self.fused.weight]))
+        return self.fused(x)
 
     def merge(self, heads_BHTE: Tensor) -> Tensor:
         return self.out(joined(heads_BHTE))
@@ -161,7 +169,7 @@ class Attention(nn.Module):
 
     def self_attention(self, x_BTD: Tensor, bias: Tensor | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The output, and the keys and values (B, H, T, E). Without bias: causal."""
-        query, key, value = self.split(self.fused(x_BTD))
+        query, key, value = self.split(self.project(x_BTD))
         attended = attend(self.scaled(query), key, value, bias, self.rate, causal=bias is None)
         return self.merge(attended), (key, value)
 
@@ -171,7 +179,7 @@ class Attention(nn.Module):
         In float32 on a CPU: the shapes seldom come again, and oneDNN compiles for every one that bfloat16 has not had.
         """
         sizes = [part.batch * part.length for part in parts]
-        fused_M3 = self.fused(x_MD)
+        fused_M3 = self.project(x_MD)
         if x_MD.device.type == "cpu":
             fused_M3 = fused_M3.to(self.fused.weight.dtype)
         *each, rest = fused_M3.split([*sizes, len(x_MD) - sum(sizes)])
@@ -223,7 +231,7 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, "KeysValues"]:
         """Self-attention of one new token a beam over its own past and, with it in one softmax, over a history that all
         beams of a user share; returns the output and the past with the new token."""
-        qkv = self.fused(x_BKD).unflatten(-1, (3, self.shape.num_heads, self.shape.head_width))
+        qkv = self.project(x_BKD).unflatten(-1, (3, self.shape.num_heads, self.shape.head_width))
         query, key, value = qkv.unbind(2)
         query = self.scaled(query)
         keys, values = (key,), (value,)

@@ -91,6 +91,8 @@ class EncoderDecoderConfig(GenerativeConfig):
 class TigerConfig(EncoderDecoderConfig):
     """See `models.tiger`."""
 
+    revision: ClassVar[int] = 1
+
     def build(self, codebook_sizes: tuple[int, ...], max_items: int, content: Content | None = None) -> "Tiger":
         """A freshly initialised TIGER for semantic IDs with these codebooks."""
         from models.tiger import Tiger

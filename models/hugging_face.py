@@ -104,9 +104,8 @@ def counterparts(model: Tiger) -> dict[str, Tensor]:
             for j, part in enumerate(parts):
                 prefix = f"{stack}.block.{i}.layer.{j}"
                 attention = getattr(layer, part)
-                fused = list(attention.fused.weight.chunk(3 if part == "attention" else 2))
-                query = fused.pop(0) if part == "attention" else attention.q.weight
-                for name, weight in zip("qkvo", [query, *fused, attention.out.weight], strict=True):
+                query, out = attention.q.weight, attention.out.weight
+                for name, weight in zip("qkvo", [query, *attention.fused.weight.chunk(2), out], strict=True):
                     weights[f"{prefix}.{_BLOCK_PARTS[part]}.{name}.weight"] = weight
                 weights[f"{prefix}.layer_norm.weight"] = getattr(layer, f"{part}_norm").weight
             prefix = f"{stack}.block.{i}.layer.{len(parts)}"

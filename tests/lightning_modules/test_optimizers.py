@@ -7,6 +7,7 @@ from transformers.optimization import Adafactor
 
 from lightning_modules.configs import OptimizerConfig
 from lightning_modules.optimizers import build_optimizer
+from models.attention import Attention, Shape
 
 
 def weights() -> list[nn.Parameter]:
@@ -15,22 +16,25 @@ def weights() -> list[nn.Parameter]:
     return [nn.Parameter(torch.randn(30, 20) * size) for size in (1.0, 0.01)] + [nn.Parameter(torch.ones(20))]
 
 
-def steps(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], count: int) -> list[torch.Tensor]:
-    """The weights after some steps with random gradients."""
+def steps(
+    optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], count: int, size: float = 1.0
+) -> list[torch.Tensor]:
+    """The weights after some steps with random gradients, each smaller than the one before."""
     generator = torch.Generator().manual_seed(1)
-    for _ in range(count):
+    for step in range(count):
         for parameter in parameters:
-            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            parameter.grad = torch.randn(parameter.shape, generator=generator) * size * 0.9**step
         optimizer.step()
     return [parameter.detach().clone() for parameter in parameters]
 
 
-def test_adafactor_is_that_of_hugging_face() -> None:
+@pytest.mark.parametrize("size", [1.0, 1e-2, 1e-4, 1e-6])
+def test_adafactor_is_that_of_hugging_face(size: float) -> None:
     config = OptimizerConfig(kind="adafactor", learning_rate=0.01, weight_decay=0.0)
     ours, theirs = weights(), weights()
     other = Adafactor(theirs, lr=0.01, scale_parameter=True, relative_step=False, warmup_init=False)
-    after = steps(build_optimizer(config, ours), ours, 5)
-    for mine, expected in zip(after, steps(other, theirs, 5), strict=True):
+    after = steps(build_optimizer(config, ours), ours, 20, size)
+    for mine, expected in zip(after, steps(other, theirs, 20, size), strict=True):
         torch.testing.assert_close(mine, expected)
 
 
@@ -56,3 +60,15 @@ def test_vectors_do_not_decay(kind: str) -> None:
     optimizer = build_optimizer(OptimizerConfig(kind=kind, weight_decay=0.3), weights())
     decays = {p.ndim: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decays == {2: 0.3, 1: 0.0}
+
+
+def test_a_step_of_t5s_attention_is_that_share_of_each_part() -> None:
+    """Queries start a good deal smaller than keys and values."""
+    torch.manual_seed(0)
+    attention = Attention(Shape(64, 1, 4, 16, 64, 0.0), cross=False)
+    parameters = list(attention.parameters())
+    before = [weight.detach().clone() for weight in parameters]
+    after = steps(build_optimizer(OptimizerConfig(kind="adafactor", learning_rate=0.01), parameters), parameters, 1)
+    for old, new in zip(before, after, strict=True):
+        assert (new - old).square().mean().sqrt() == pytest.approx(0.01 * float(old.square().mean().sqrt()), rel=0.1)
+    assert before[0].std() > 4 * before[1].std()

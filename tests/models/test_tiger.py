@@ -98,7 +98,7 @@ def test_attention_without_t5s_scaling_and_initialisation_is_torchs_own() -> Non
     shape = Shape(width=64, num_layers=1, num_heads=4, head_width=9, ff_width=64, dropout=0.0, t5=False)
     x_BTD, source_BSD, bias = torch.randn(2, 5, 64), torch.randn(2, 7, 64), torch.randn(1, 4, 5, 5)
     own, cross = Attention(shape, cross=False), Attention(shape, cross=True)
-    query, key, value = own.split(own.fused(x_BTD))
+    query, key, value = own.split(own.project(x_BTD))
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)  # by 1 / sqrt(9)
     torch.testing.assert_close(own.self_attention(x_BTD, bias)[0], own.merge(expected))
     (query,), (key, value) = cross.split(cross.q(x_BTD)), cross.split(cross.fused(source_BSD))
