@@ -24,7 +24,7 @@ from datamodules.split import SplitConfig
 from experiments.named import require_named
 from lightning_modules.configs import LETTERConfig, OptimizerConfig, RQVAEConfig, VQVAEConfig
 from models.classic_configs import ClassicConfig
-from models.configs import ModelConfig, TigerConfig
+from models.configs import ModelConfig, SidlightConfig, TigerConfig
 from sid.configs import (
     SIZES,
     ChanceConfig,
@@ -170,6 +170,19 @@ def hashed(config: Any) -> Any:
     return {name: hashed(value) for name, (_, value) in found.items() if name not in unset}
 
 
+def unless_set() -> dict[str, Any]:
+    """Dotted key -> default of the fields that enter a stage's name only where they are not at it. Older configurations
+    do not have them."""
+    parts: dict[str, list[Any]] = {
+        "embed": [EmbedConfig],
+        "tokenizer": list(TOKENIZERS.values()),
+        "model": [SidlightConfig],
+        "optimizer": [OptimizerConfig],
+    }
+    found = ((part, f) for part, kinds in parts.items() for kind in kinds for f in dataclasses.fields(kind))
+    return {f"{part}.{f.name}": f.default for part, f in found if f.metadata.get("hashed") == "if set"}
+
+
 def asked_at_test(config: EvaluationConfig) -> dict[str, Any]:
     """The fields that change the test alone, without those at their defaults."""
     fields = (f for f in dataclasses.fields(config) if f.metadata.get("at_test"))
@@ -284,7 +297,7 @@ def check(config: RunConfig) -> None:
     config.train.check(learns=not isinstance(config.model, ClassicConfig) or config.model.learns)
     config.evaluation.check()
     whole = config.optimizer.kind != "adafactor" or config.train.strategy != "fsdp"
-    expected = "adamw with train.strategy=fsdp: torch's Adafactor wants whole weights"
+    expected = "adamw, and its learning_rate, weight_decay, warmup_steps and schedule, with train.strategy=fsdp"
     require(whole, "optimizer.kind", config.optimizer.kind, expected)
     ordered = config.model.learns_from == "prefixes" or config.split.kind != "given"
     kinds = "leave_one_out or time: the model learns from whole sequences, and given targets have no order"

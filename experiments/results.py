@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.config import unless_set
 from experiments.page import read_columns, read_json, read_text
 from sid.errors import UserError
 
@@ -78,7 +79,12 @@ def read_run(folder: Path) -> Run:
     model = model_name(config, manifest)
     hashes, absent = environment.get("stages", {}), "none" if "stages" in environment else "unknown"
     stages = {name: hashes.get(name, absent) for name in ("prepare", "tokenize")}
-    options = {key: value for key, value in config.items() if not is_under(key, NO_RESULT)}
+    usual = unless_set()
+    options = {
+        key: value
+        for key, value in config.items()
+        if not is_under(key, NO_RESULT) and (key not in usual or value != usual[key])
+    }
     return Run(
         folder,
         str(config.get("name", folder.parent.name)),

@@ -134,7 +134,7 @@ def trainer(callbacks: list[Callback], logger: Logger | None = None, **options: 
 def leave_group() -> None:
     """Ends the group of processes while Python is whole: torch asks for it, and Lightning does it for NCCL alone. What
     is left over, such as gloo's threads, can abort a process at its very end."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 

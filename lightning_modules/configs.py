@@ -27,8 +27,9 @@ class OptimizerConfig:
     schedule: str = "inverse_sqrt"
     """inverse_sqrt, constant, or cosine over all steps of the run."""
     kind: str = field(default="adamw", metadata=IF_SET)
-    """adamw, or adafactor (Shazeer and Stern 2018, arXiv 1804.04235; T5's, and so TIGER's): a step is this share of the
-    weights' own size, and at most 1 / sqrt(steps so far). A rate of 0.01 that stays is TIGER's recipe."""
+    """adamw, or adafactor (Shazeer and Stern 2018, arXiv 1804.04235; T5's, and so TIGER's), whose steps are the rate,
+    but at most 1 / sqrt(steps so far), times the size of the weights themselves (at least 0.001). A constant 0.01 is
+    TIGER's recipe. Decay does not know of that cap, nor do logs of the rate."""
 
     def check(self) -> None:
         """Raise UserError for a value that no training can start with."""
@@ -37,9 +38,10 @@ class OptimizerConfig:
         self.check_names()
 
     def check_names(self) -> None:
-        """Raise UserError for what there is not."""
-        for name, known in ("schedule", ("inverse_sqrt", "constant", "cosine")), ("kind", ("adamw", "adafactor")):
-            require(getattr(self, name) in known, f"optimizer.{name}", getattr(self, name), ", ".join(known))
+        """Raise UserError for an unknown schedule or kind."""
+        schedules, kinds = ("inverse_sqrt", "constant", "cosine"), ("adamw", "adafactor")
+        require(self.schedule in schedules, "optimizer.schedule", self.schedule, ", ".join(schedules))
+        require(self.kind in kinds, "optimizer.kind", self.kind, " or ".join(kinds))
 
 
 @dataclass

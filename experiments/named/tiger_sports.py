@@ -12,4 +12,4 @@ from experiments.published import beside
 
 
 def config() -> RunConfig:
-    return tiger("tiger_sports", AmazonConfig("Sports_and_Outdoors"), beside("sports"))
+    return tiger("tiger_sports", AmazonConfig("Sports_and_Outdoors"), beside("sports"), max_epochs=270)

@@ -12,4 +12,4 @@ from experiments.published import beside
 
 
 def config() -> RunConfig:
-    return tiger("tiger_toys", AmazonConfig("Toys_and_Games"), beside("toys"))
+    return tiger("tiger_toys", AmazonConfig("Toys_and_Games"), beside("toys"), max_epochs=234)

@@ -131,6 +131,16 @@ def test_only_what_differs_is_told_and_as_short_as_is_clear(tmp_path: Path) -> N
     assert settings(two, ["seed", "tokenizer.seed"], known) == ["seed=1", "tokenizer.seed=1"]
 
 
+def test_an_option_at_its_default_is_that_of_a_run_from_before_there_was_it(tmp_path: Path) -> None:
+    old = {"optimizer": {"learning_rate": 0.003}, "tokenizer": {"seed": 1}}
+    new = {"optimizer": {"learning_rate": 0.003, "kind": "adamw"}, "tokenizer": {"seed": 1, "revive": True}}
+    other = {**new, "optimizer": {"learning_rate": 0.003, "kind": "adafactor"}}
+    configs = [old, new, other]
+    runs = [read_run(make(tmp_path / "toy" / str(seed), seed, config=config)) for seed, config in enumerate(configs)]
+    assert [len(group) for group in by_config(runs)] == [2, 1]
+    assert differing(runs) == ["seed", "optimizer.kind"]
+
+
 def test_an_unfinished_run_shows_what_there_is(tmp_path: Path) -> None:
     (row,) = rows_of(make(tmp_path / "toy" / "a", finished=False))
     assert row.notes == ["unfinished: 4 of 4 epochs"]

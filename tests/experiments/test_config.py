@@ -58,7 +58,7 @@ def test_overrides_reach_every_depth_and_keep_their_types() -> None:
         ("optimizer.learning_rate=nan", "optimizer.learning_rate=nan: expected a number above 0"),
         ("optimizer.learning_rate=.inf", "optimizer.learning_rate=inf: expected a number above 0"),
         ("optimizer.schedule=linear", "optimizer.schedule=linear: expected inverse_sqrt, constant, cosine"),
-        ("optimizer.kind=sgd", "optimizer.kind=sgd: expected adamw, adafactor"),
+        ("optimizer.kind=sgd", "optimizer.kind=sgd: expected adamw or adafactor"),
         ("model.dropout=1", "model.dropout=1.0: expected at least 0 and below 1"),
         ("seed=-1", "seed=-1: expected 0 to 2147483647"),
         ("name=../up", "name='../up': expected"),

@@ -173,7 +173,11 @@ def test_weight_decay_is_for_matrices_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("schedule", "factors"),
     # 8 steps, 2 of warm-up: step 3 has sqrt(2 / 4); step 4 of the cosine is at 2 / 6 of its way: (1 + cos 60°) / 2.
-    [("inverse_sqrt", {0: 0.5, 1: 1.0, 3: 0.5**0.5}), ("cosine", {0: 0.5, 1: 1.0, 4: 0.75})],
+    [
+        ("inverse_sqrt", {0: 0.5, 1: 1.0, 3: 0.5**0.5}),
+        ("constant", {0: 0.5, 1: 1.0, 7: 1.0}),
+        ("cosine", {0: 0.5, 1: 1.0, 4: 0.75}),
+    ],
 )
 def test_the_rate_follows_the_schedule_step_by_step(schedule: str, factors: dict[int, float], tmp_path: Path) -> None:
     class Rates(lightning.Callback):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from transformers.optimization import Adafactor
 
+from experiments.config import hashed
 from lightning_modules.configs import OptimizerConfig
 from lightning_modules.optimizers import build_optimizer
 from models.attention import Attention, Shape
@@ -36,6 +37,23 @@ def test_adafactor_is_that_of_hugging_face(size: float) -> None:
     after = steps(build_optimizer(config, ours), ours, 20, size)
     for mine, expected in zip(after, steps(other, theirs, 20, size), strict=True):
         torch.testing.assert_close(mine, expected)
+
+
+def test_adafactor_goes_on_where_it_was() -> None:
+    config = OptimizerConfig(kind="adafactor", learning_rate=0.01)
+    unbroken, broken = weights(), weights()
+    steps(one := build_optimizer(config, unbroken), unbroken, 3)
+    steps(two := build_optimizer(config, broken), broken, 3)
+    again = build_optimizer(config, broken)
+    again.load_state_dict(two.state_dict())
+    for mine, expected in zip(steps(again, broken, 3), steps(one, unbroken, 3), strict=True):
+        assert torch.equal(mine, expected)
+
+
+def test_the_kind_is_a_part_of_a_stages_name_only_where_it_is_set() -> None:
+    usual = hashed(OptimizerConfig())
+    assert "kind" not in usual
+    assert hashed(OptimizerConfig(kind="adafactor")) == {**usual, "kind": "adafactor"}
 
 
 def test_adafactors_step_is_a_share_of_the_weights_and_falls_with_the_root_of_the_steps() -> None:
