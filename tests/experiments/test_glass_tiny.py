@@ -16,7 +16,7 @@ CHANCE = 10 / 576
 
 
 def recall_at_10(folder: Path, *changes: str) -> float:
-    config = override(glass_tiny.config(), ["train.max_epochs=8", f"output_dir={folder}", *changes])
+    config = override(glass_tiny.config(), ["train.max_epochs=12", f"output_dir={folder}", *changes])
     pipeline = Pipeline(config, say=lambda _: None)
     pipeline.run("evaluate", lambda *_: None)
     return float(json.loads((pipeline.train.folder / "test.json").read_text())["metrics"]["recall@10"])

@@ -313,7 +313,10 @@ def test_wandb_offline_logs_the_metrics_and_the_report(
     monkeypatch.setenv("WANDB_SILENT", "true")
     assert main(command(tmp_path, "logger=wandb")) == 0
     assert results(tmp_path) == results(unbroken)
-    logged = b"".join(path.read_bytes() for path in tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    deadline, logged = time.monotonic() + 30, b""
+    while b"test/recall@10" not in logged and time.monotonic() < deadline:  # a process of wandb's own writes the file
+        time.sleep(0.1)
+        logged = b"".join(path.read_bytes() for path in tmp_path.glob("wandb/offline-run-*/*.wandb"))
     assert b"val/ndcg@10" in logged
     assert b"test/recall@10" in logged
     assert list(tmp_path.glob("wandb/offline-run-*/files/media/html/report*.html"))
