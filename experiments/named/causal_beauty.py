@@ -2,8 +2,8 @@
 
     make exp NAME=causal_beauty
 
-Published (TIGER, Table 1): Recall@10 .0648, NDCG@10 .0384. Ours: item form .0593 / .0327 (3 seeds, 22 CPU-minutes of
-training), flat form (model.form=flat) .0554 / .0302 (3 seeds, 19 CPU-minutes).
+Published (TIGER, Table 1): Recall@10 .0648, NDCG@10 .0384. Ours: item form .0652 / .0379 (2 seeds, 9 CPU-minutes of
+training); before 2026-11-23 the flat form (model.form=flat) .0554 / .0302 (3 seeds, 19 CPU-minutes).
 """
 
 from datamodules.amazon import AmazonConfig
