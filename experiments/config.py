@@ -174,6 +174,7 @@ def unless_set() -> dict[str, Any]:
     """Dotted key -> default of the fields that enter a stage's name only where they are not at it. Older configurations
     do not have them."""
     parts: dict[str, list[Any]] = {
+        "split": [SplitConfig],
         "embed": [EmbedConfig],
         "tokenizer": list(TOKENIZERS.values()),
         "model": [SidlightConfig],

@@ -3,10 +3,25 @@ import importlib
 
 import pytest
 
+from datamodules.catalog import CatalogConfig
+from datamodules.configs import SequenceConfig
+from datamodules.embed import EmbedConfig
+from datamodules.split import SplitConfig
 from datamodules.synthetic import SyntheticConfig
-from experiments.config import RunConfig, check, hashed, override, to_yaml
+from experiments.config import (
+    EvaluationConfig,
+    RunConfig,
+    TrainConfig,
+    check,
+    hashed,
+    override,
+    to_yaml,
+    unless_set,
+)
 from experiments.named import documented, experiments, named
-from models.configs import CausalConfig
+from lightning_modules.configs import OptimizerConfig
+from models.configs import CausalConfig, ModelConfig
+from sid.configs import TokenizerConfig
 from sid.errors import UserError
 
 
@@ -157,3 +172,14 @@ def test_every_named_experiment_has_a_config_of_its_name(name: str) -> None:
     assert config.name == name
     assert f"name: {name}" in to_yaml(config)
     assert {field.name for field in dataclasses.fields(config)} >= {"data", "model", "train"}
+
+
+def test_every_option_that_older_configurations_lack_is_known() -> None:
+    """Those of `unless_set` are found part by part; a new kind of a part must not be forgotten."""
+    kinds: list[type] = [CatalogConfig, EmbedConfig, TokenizerConfig, ModelConfig, OptimizerConfig, SequenceConfig]
+    for kind in kinds:
+        kinds += [other for other in kind.__subclasses__() if other not in kinds]
+    kinds += [SplitConfig, TrainConfig, EvaluationConfig]
+    options = {f.name for kind in kinds for f in dataclasses.fields(kind) if f.metadata.get("hashed") == "if set"}
+    assert {"kind", "revive", "whiten", "repeats"} <= options
+    assert options == {key.partition(".")[2] for key in unless_set()}
