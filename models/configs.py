@@ -254,9 +254,9 @@ class SidlightConfig(CausalConfig):
 
 @dataclass
 class P5Config(EncoderDecoderConfig):
-    """A T5 of Hugging Face; see `models.p5`. P5 itself starts from t5-small."""
+    """A T5 that reads prompts; see `models.p5`. P5 itself starts from t5-small."""
 
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     weights: str = ""
     """Folder or hub name of a T5 of the same sizes whose layers to start from; "": random ones."""
 

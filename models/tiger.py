@@ -17,12 +17,19 @@ from sid.tokens import BOS, PAD, TokenSpace
 
 
 class Tiger(nn.Module):
-    """Embedding shared by source, target and output; the softmax runs over the whole vocabulary, as in T5."""
+    """Embedding shared by source, target and output; the softmax runs over the whole vocabulary, as in T5.
 
-    def __init__(self, shape: Shape, tokens: TokenSpace, decoder: Decoder | None = None) -> None:
+    Args:
+        shape: of either stack.
+        tokens: users and codes.
+        decoder: in place of T5's.
+        num_words: tokens behind those, of texts.
+    """
+
+    def __init__(self, shape: Shape, tokens: TokenSpace, decoder: Decoder | None = None, num_words: int = 0) -> None:
         super().__init__()
         self.tokens = tokens
-        self.embedding = nn.Parameter(torch.empty(tokens.size, shape.width).normal_())
+        self.embedding = nn.Parameter(torch.empty(tokens.size + num_words, shape.width).normal_())
         self.encoder = Encoder(shape)
         self.decoder = decoder or Decoder(shape)
 

@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from transformers import T5ForConditionalGeneration
 
 from models.configs import P5Config
+from models.hugging_face import counterparts, t5_config
 from models.p5 import AFTER, BEFORE, P5
 from sid.decode import beam_search
 from sid.errors import UserError
-from sid.tokens import PAD
+from sid.tokens import BOS, PAD
 from sid.trie import Trie
 
 SIZES = (5, 4, 2)
@@ -49,6 +51,26 @@ def test_the_prompt_holds_words_user_and_items_and_what_belongs_together(users: 
         assert text_BS[:, 1].equal(tokens_BS[:, 0]) and word_BS[0, 1] == 1
     prompt = text_BS[:, :-9]
     assert (prompt[0] >= model.tokens.size).sum() == words
+
+
+def as_hugging_face(model: P5) -> T5ForConditionalGeneration:
+    """Hugging Face's T5 with the model's weights, but for whole words."""
+    peer = T5ForConditionalGeneration(t5_config(model.encoder.bias.shape, len(model.embedding)))
+    peer.load_state_dict({name: weight.detach().clone() for name, weight in counterparts(model).items()})
+    return peer.eval()
+
+
+def test_it_is_hugging_faces_t5_with_whole_words_added() -> None:
+    model = built()
+    tokens_BS, codes_BL = histories(model), CODES_NL[:3]
+    text_BS, word_BS = model.prompt(tokens_BS)
+    peer = as_hugging_face(model)
+    answer = peer(
+        inputs_embeds=peer.shared(text_BS) + model.whole_word[word_BS],
+        attention_mask=(text_BS != PAD).long(),
+        decoder_input_ids=torch.cat([torch.full((3, 1), BOS), model.tokens.encode(codes_BL)[:, :-1]], dim=1),
+    )
+    torch.testing.assert_close(model(tokens_BS, codes_BL), answer.logits, atol=1e-4, rtol=1e-4)
 
 
 def test_a_score_is_the_likelihood_of_the_items_tokens() -> None:
@@ -91,15 +113,15 @@ def test_fifty_users_are_learnt_by_heart() -> None:
 def test_layers_of_a_trained_t5(tmp_path: Path) -> None:
     model = built()
     with torch.no_grad():
-        for parameter in model.t5.parameters():
+        for parameter in model.parameters():
             parameter.add_(1.0)
-    model.t5.save_pretrained(tmp_path)
-    started = built(str(tmp_path))
-    ours, theirs = started.t5.encoder.block[0].layer[0], model.t5.encoder.block[0].layer[0]
-    assert torch.equal(ours.SelfAttention.q.weight, theirs.SelfAttention.q.weight)
-    assert not torch.equal(started.t5.shared.weight, model.t5.shared.weight), "the vocabulary is another"
-    with pytest.raises(UserError, match="model.weights=.* no T5 of these sizes"):
-        P5Config(**{**SMALL, "width": 16}, weights=str(tmp_path)).build(SIZES, 6)  # type: ignore[arg-type]
+    as_hugging_face(model).save_pretrained(tmp_path)
+    started, trained = built(str(tmp_path)).state_dict(), model.state_dict()
+    for name, weight in started.items():
+        of_layers = name not in ("embedding", "whole_word")
+        assert weight.equal(trained[name]) == of_layers, f"{name}: the vocabulary alone is another"
+    with pytest.raises(UserError, match=r"model.weights=.* no T5 of these sizes.*\(64, 32\) there, \(16, 32\) here"):
+        P5Config(**{**SMALL, "ff_width": 16}, weights=str(tmp_path)).build(SIZES, 6)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"block.1.* is in one of them alone"):
         P5Config(**{**SMALL, "num_layers": 2}, weights=str(tmp_path)).build(SIZES, 6)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no T5 of these sizes can be read there"):
