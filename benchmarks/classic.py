@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import Work, interleave, machine, ratio, timed, tune_process
-from benchmarks.ours import optimizer, precision, step
+from benchmarks.ours import kinds, optimizer, precision, step
 from benchmarks.peers import RECBOLE, Peer, install_recbole
 from callbacks.metrics import RankMetrics
 from datamodules.batching import evaluation_batches
@@ -118,10 +118,12 @@ def compare(ours: dict[str, Ours], peer: Peer, rounds: int, note: Callable[[str]
         rows_E = np.random.default_rng(0).permutation(len(mine.split.test.user_E))[:USERS]
         users = [int(user) for user in mine.split.test.user_E[rows_E]]
         learn = partial(peer.work, "train", model=name, batches=THEIR_BATCHES)
-        train: dict[str, Callable[[], Work]] = {PEER: learn, "RecBole bf16": partial(learn, bf16=True)}
-        train["RecBole fp32, as it comes"] = partial(learn, anomaly=True)
+        train: dict[str, Callable[[], Work]] = {
+            f"RecBole {kind}": partial(learn, bf16=own) for kind, own in kinds().items()
+        }
+        train[f"{PEER}, as it comes"] = partial(learn, anomaly=True)
         rank: dict[str, Callable[[], Work]] = {PEER: partial(peer.work, "rank", model=name, users=users)}
-        for kind, bf16 in (("fp32", False), ("bf16", True)):
+        for kind, bf16 in kinds().items():
             train[f"ours {kind}"] = partial(timed, partial(mine.train, bf16))
             rank[f"ours {kind}"] = partial(timed, partial(mine.rank, rows_E, bf16))
         rates[f"{name}, training targets"] = interleave(train, rounds, note)

@@ -9,12 +9,18 @@ from torch import Tensor
 
 from benchmarks.problem import Problem
 from datamodules.batch import Parts
+from experiments.trainers import has_bfloat16
 from lightning_modules.configs import OptimizerConfig
 from lightning_modules.generative import training_loss
 from lightning_modules.schedules import inverse_sqrt
 from models.causal import Causal
 from models.tiger import Tiger
 from sid.decode import Recommendations, beam_search
+
+
+def kinds() -> dict[str, bool]:
+    """What is measured here -> whether it is in bf16: that too, where the CPU has such arithmetic."""
+    return {"fp32": False} | ({"bf16": True} if has_bfloat16("cpu") else {})
 
 
 def precision(bf16: bool) -> torch.autocast:

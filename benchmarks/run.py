@@ -66,7 +66,7 @@ class Bench:
         self.build = lambda: TigerConfig().build(self.problem.table.codebook_sizes, 20)
         self.model = self.build()
         batches = map(self.problem.data.train_parts(), self.problem.data.epoch_batches(0)[:8])
-        ours.train(self.model, ours.optimizer(self.model), batches, bf16=True)
+        ours.train(self.model, ours.optimizer(self.model), batches, bf16=self.ours.kinds().get("bf16", False))
         self.causal = self.trained_causal()
         self.peer = to_hugging_face(self.model)
         self.peer.set_attn_implementation("eager")  # 1.2 times as fast as "sdpa" on a CPU at these sizes
@@ -82,7 +82,7 @@ class Bench:
             data = self.problem.windows
             model = CausalConfig(form=form).build(self.problem.table.codebook_sizes, data.config.max_items)
             batches = map(data.train_parts(), data.epoch_batches(0)[:8])
-            self.ours.train(model, self.ours.optimizer(model), batches, bf16=True)
+            self.ours.train(model, self.ours.optimizer(model), batches, bf16=self.ours.kinds().get("bf16", False))
             models[f"causal {form}"] = model
         return models
 
@@ -164,11 +164,11 @@ class Bench:
             return len(batch.user_B)
 
         contenders: dict[str, Callable[[], Work]] = {}
-        for name, bf16 in (("fp32", False), ("bf16", True)):
+        for name, bf16 in self.ours.kinds().items():
             contenders[f"TIGER {name}"] = partial(timed, partial(ours, bf16))
             contenders[f"Hugging Face {name}"] = partial(timed, partial(theirs, bf16))
         for form, model in self.causal.items():
-            for name, bf16 in (("fp32", False), ("bf16", True)):
+            for name, bf16 in self.ours.kinds().items():
                 job = partial(self.learn, model, self.ours.optimizer(model), windows, bf16)
                 contenders[f"{form} {name}"] = partial(timed, job)
         if cornac:
@@ -201,7 +201,7 @@ class Bench:
                 return sum(len(self.hf.beam_search(self.peer, self.prefixes, b, beams).items_BK) for b in batches)
 
         contenders: dict[str, Callable[[], Work]] = {}
-        for name, bf16 in (("fp32", False), ("bf16", True)):
+        for name, bf16 in self.ours.kinds().items():
             contenders[f"TIGER {name}"] = partial(timed, partial(our_job, self.model, ours, bf16))
             for form, model in self.causal.items():
                 contenders[f"{form} {name}"] = partial(timed, partial(our_job, model, bare, bf16))
@@ -219,7 +219,9 @@ class Bench:
         seconds, rows = self.options.minutes * 60, self.problem.users(QUALITY_USERS)
         model = self.build()
         with self.console.status(f"{self.options.minutes:g} CPU-minutes of training: ours, then cornac"):
-            samples = self.ours.train_for(model, self.problem, QUALITY_BATCH, seconds, bf16=True)
+            samples = self.ours.train_for(
+                model, self.problem, QUALITY_BATCH, seconds, bf16=self.ours.kinds().get("bf16", False)
+            )
             recall, nats = self.ours.quality(model, self.problem, rows, QUALITY_BEAMS)
             fit = cornac.ask("train", batch_size=QUALITY_BATCH, budget_s=seconds)
             theirs = {**fit, **cornac.ask("beam", users=self.problem.user_numbers(rows), num_beams=QUALITY_BEAMS)}

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torchmetrics import Metric
 
 from callbacks.history import History
@@ -35,6 +34,7 @@ from experiments.trainers import (
     WeightAverage,
     best_checkpoint,
     finished_epochs,
+    hardware,
     last_checkpoint,
     peak_memory,
     reset_peak_memory,
@@ -112,21 +112,6 @@ def trie_of(table: SIDTable, catalog: Catalog) -> Trie:
     return table.trie if candidates is None else Trie.from_codes(table.codes_NL, torch.from_numpy(candidates))
 
 
-def _hardware(config: RunConfig) -> dict[str, Any]:
-    train = config.train
-    devices = train.devices if train.devices == "auto" else int(train.devices)
-    return {
-        "accelerator": train.accelerator,
-        "devices": devices,
-        "num_nodes": train.num_nodes,
-        # Lightning's own "fsdp" is the older one, for GPUs alone; this shards what `configure_model` names.
-        "strategy": ModelParallelStrategy(save_distributed_checkpoint=False)
-        if train.strategy == "fsdp"
-        else train.strategy,
-        "precision": train.precision,
-    }
-
-
 def between_epochs(checkpoints: Path, config: TrainConfig) -> list[Callback]:
     """What saves `last.ckpt` besides the ends of epochs."""
     last = checkpoints / LAST
@@ -170,7 +155,7 @@ def train(
         check_val_every_n_epoch=looks_every,
         gradient_clip_val=config.train.clip,
         reload_dataloaders_every_n_epochs=1,
-        **_hardware(config),
+        **hardware(config.train),
     )
     device = fitter.strategy.root_device
     reset_peak_memory(device)
@@ -189,6 +174,7 @@ def train(
         "targets_per_cpu_second": samples / fitter.world_size / max(history.cpu_seconds, 1e-9),
         "peak_memory_gib": peak_memory(device),
         "device": device.type,
+        "precision": fitter.precision,
     }
 
 
@@ -210,7 +196,7 @@ def pretrain(
             limit_val_batches=0,
             gradient_clip_val=config.train.clip,
             reload_dataloaders_every_n_epochs=1,
-            **_hardware(config),
+            **hardware(config.train),
         )
         module.pretraining = True
         with stoppable(fitter):
@@ -225,7 +211,7 @@ def settle(
     """The training of a model that has nothing to learn: one validation. Leaves what `train` does."""
     start = time.perf_counter()
     callback = retrieval(config.evaluation, None, catalog, module.model)
-    validator = trainer([callback, AtOnce()], wandb_logger(config, run.name), **_hardware(config))
+    validator = trainer([callback, AtOnce()], wandb_logger(config, run.name), **hardware(config.train))
     with stoppable(validator):
         (measured,) = validator.validate(module, datamodule=data, verbose=False)
     seconds = round(time.perf_counter() - start, 1)
@@ -243,6 +229,7 @@ def settle(
         "seconds": 0.0,
         "cpu_seconds": 0.0,
         "device": validator.strategy.root_device.type,
+        "precision": validator.precision,
     }
 
 
@@ -273,7 +260,7 @@ def evaluate(
             never_N[np.setdiff1d(np.arange(catalog.num_items), catalog.candidates)] = False
         further.append(UnseenItems(codes_NL, never_N, config.evaluation.recall_at))
     callback = retrieval(config.evaluation, table, catalog, module.model, lists, invalid_at=curve, further=further)
-    tester = trainer([callback, AtOnce()], logger, **_hardware(config))
+    tester = trainer([callback, AtOnce()], logger, **hardware(config.train))
     start = time.perf_counter()
     with stoppable(tester):
         (measured,) = tester.test(module, datamodule=data, verbose=False)

@@ -17,8 +17,8 @@ from datamodules import split as splitting
 from datamodules.catalog import ITEM_SCHEMA, USER_SCHEMA, Catalog
 from datamodules.split import Examples, Split, SplitConfig
 from datamodules.synthetic import SyntheticConfig
-from experiments import training
-from experiments.config import EvaluationConfig
+from experiments import trainers, training
+from experiments.config import EvaluationConfig, TrainConfig
 from experiments.example_users import example_users
 from sid.decode import Recommendations
 from sid.table import SIDTable
@@ -111,3 +111,22 @@ def test_a_user_with_several_targets_has_one_list_and_is_shown_with_the_history_
     assert ([shown.raw_id for shown in u.history], u.num_before, u.target.raw_id, u.rank) == (["0", "1"], 2, "3", 2)
     assert [shown.raw_id for shown in u.answers] == ["5", "3"]
     assert ([shown.raw_id for shown in v.history], v.num_before, v.target.raw_id, v.rank) == (["4"], 1, "5", 1)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "has", "expected"),
+    [
+        ("bf16-mixed", True, "bf16-mixed"),
+        ("bf16-mixed", False, "32-true"),
+        ("32-true", True, "32-true"),
+        ("32-true", False, "32-true"),
+    ],
+)
+def test_a_machine_without_bfloat16_arithmetic_computes_in_float32_and_says_so(
+    wanted: str, has: bool, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trainers, "has_bfloat16", lambda accelerator: has)
+    options = trainers.hardware(TrainConfig(precision=wanted, accelerator="cpu", devices="2"))
+    assert (options["precision"], options["devices"]) == (expected, 2)
+    said = capsys.readouterr().out
+    assert ("no bfloat16 arithmetic" in said) == (wanted != expected)
