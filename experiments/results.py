@@ -71,10 +71,13 @@ def read_run(folder: Path) -> Run:
     wall = bool(columns) and ("cpu_seconds" not in columns or figures.get("device", "cpu") != "cpu")
     if wall:
         columns = {name: values for name, values in columns.items() if name != "cpu_seconds"}
+    asked = config.get("train.precision")
+    precision = figures.get("precision", asked)
     remarks = {
         f"unfinished: {epochs} of {config.get('train.max_epochs', '?')} epochs": not manifest,
         "not tested": bool(manifest) and not test,
         "wall minutes, with validations": wall,
+        f"computed in {precision}, as its machine has no bfloat16": precision != asked,
     }
     model = model_name(config, manifest)
     hashes, absent = environment.get("stages", {}), "none" if "stages" in environment else "unknown"

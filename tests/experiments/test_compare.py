@@ -141,6 +141,15 @@ def test_an_option_at_its_default_is_that_of_a_run_from_before_there_was_it(tmp_
     assert differing(runs) == ["seed", "optimizer.kind"]
 
 
+def test_a_run_on_a_machine_without_bfloat16_says_so(tmp_path: Path) -> None:
+    folder = make(tmp_path / "toy" / "aaa", config={"train": {"max_epochs": 4, "precision": "bf16-mixed"}})
+    assert rows_of(folder)[0].notes == []
+    manifest = json.loads((folder / "train.manifest.json").read_text())
+    manifest["figures"]["precision"] = "32-true"
+    (folder / "train.manifest.json").write_text(json.dumps(manifest))
+    assert rows_of(folder)[0].notes == ["computed in 32-true, as its machine has no bfloat16"]
+
+
 def test_an_unfinished_run_shows_what_there_is(tmp_path: Path) -> None:
     (row,) = rows_of(make(tmp_path / "toy" / "a", finished=False))
     assert row.notes == ["unfinished: 4 of 4 epochs"]
