@@ -2,10 +2,10 @@
 
     python -m benchmarks.classic [--rounds 3]
 
-Same events, split, sizes, dropout, loss and targets a batch, in fp32 and under bf16 autocast; what differs is said in
-the docstring of `peer_recbole`. "As it comes" is RecBole with autograd's anomaly mode, which it leaves on. Training:
-data, loss, gradient and step. Ranking: the whole catalogue for the same test users, with the metrics. Amazon Beauty
-from DATA_DIR.
+Same events, split, sizes, dropout, loss and targets a batch, in fp32 and, where the CPU has it, under bf16 autocast;
+what differs is said in the docstring of `peer_recbole`. "As it comes" is RecBole with autograd's anomaly mode, which it
+leaves on. Training: data, loss, gradient and step. Ranking: the whole catalogue for the same test users, with the
+metrics. Amazon Beauty from DATA_DIR.
 
 Legend: E test users, C items, M events, W windows.
 """

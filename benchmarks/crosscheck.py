@@ -3,11 +3,11 @@
     python -m benchmarks.crosscheck [--epochs 12] [--items 20] [--seeds 1 2]
 
 Amazon Beauty from DATA_DIR. Equal: events, split, widths, layers, heads, dropout, softmax over all items, steps, AdamW
-with its rate at every step, clipping, training under bf16, the last weights, full ranking with the history left in.
-Different: the models as the docstring of `peer_recbole` has it, and its samples, which are prefixes of `--items` items;
-ours are windows, where targets of longer users may see half as many (a tenth of all targets at 20 items). The recipe is
-the one that was chosen for ours. We test under bf16, RecBole in fp32. Ours are ordinary runs under runs/, reused when
-finished.
+with its rate at every step, clipping, precision of training (bf16 where the CPU has it), the last weights, full ranking
+with the history left in. Different: the models as the docstring of `peer_recbole` has it, and its samples, which are
+prefixes of `--items` items; ours are windows, where targets of longer users may see half as many (a tenth of all
+targets at 20 items). The recipe is the one that was chosen for ours. We test in the precision of training, RecBole in
+fp32. Ours are ordinary runs under runs/, reused when finished.
 """
 
 import argparse
@@ -53,7 +53,9 @@ def learn(peer: Peer, name: str, pipeline: Pipeline) -> dict[str, float]:
     factor, recipe = cosine(config.optimizer.warmup_steps, steps), config.optimizer
     rates = [recipe.learning_rate * factor(step) for step in range(steps)]
     arguments = {"epochs": config.train.max_epochs, "weight_decay": recipe.weight_decay, "clip": config.train.clip}
-    return peer.ask("learn", model=name, rates=rates, **arguments)
+    figures = json.loads((pipeline.train.folder / "train.manifest.json").read_text())["figures"]
+    bf16 = figures.get("precision", config.train.precision) == "bf16-mixed"
+    return peer.ask("learn", model=name, rates=rates, bf16=bf16, **arguments)
 
 
 def table(found: Found) -> Table:

@@ -19,7 +19,7 @@ from sid.decode import Recommendations, beam_search
 
 
 def kinds() -> dict[str, bool]:
-    """What is measured here -> whether it is in bf16: that too, where the CPU has such arithmetic."""
+    """Name of a precision -> whether that is bf16. Without bf16 where the CPU has no instructions for it."""
     return {"fp32": False} | ({"bf16": True} if has_bfloat16("cpu") else {})
 
 

@@ -118,14 +118,16 @@ class Worker:
         self.trainers[model]._train_epoch(counted(), 0)
         return {"samples": samples, "seconds": time.process_time() - start}
 
-    def learn(self, model: str, epochs: int, rates: list[float], weight_decay: float, clip: float) -> dict[str, float]:
-        """Whole training under bf16, with the recipe of ours in place of RecBole's Adam at one rate: AdamW, matrices
+    def learn(
+        self, model: str, epochs: int, rates: list[float], bf16: bool, weight_decay: float, clip: float
+    ) -> dict[str, float]:
+        """Whole training with the recipe of ours in place of RecBole's Adam at one rate: AdamW, matrices
         decayed, a rate for every step, gradients clipped. Metrics of all test users, and CPU-seconds of training."""
         trainer, start = self.trainers[model], time.process_time()
         parts = [[p for p in trainer.model.parameters() if (p.ndim >= 2) == matrix] for matrix in (True, False)]
         groups = [{"params": p, "weight_decay": w} for p, w in zip(parts, (weight_decay, 0.0), strict=True)]
         trainer.optimizer = torch.optim.AdamW(groups, lr=rates[0], fused=True)
-        trainer.clip_grad_norm, trainer.enable_amp = {"max_norm": clip}, True
+        trainer.clip_grad_norm, trainer.enable_amp = {"max_norm": clip}, bf16
         upcoming = iter([*rates[1:], 0.0])
 
         def move_on(optimizer: torch.optim.Optimizer, *_: Any) -> None:

@@ -66,7 +66,7 @@ class Bench:
         self.build = lambda: TigerConfig().build(self.problem.table.codebook_sizes, 20)
         self.model = self.build()
         batches = map(self.problem.data.train_parts(), self.problem.data.epoch_batches(0)[:8])
-        ours.train(self.model, ours.optimizer(self.model), batches, bf16=self.ours.kinds().get("bf16", False))
+        ours.train(self.model, ours.optimizer(self.model), batches, bf16="bf16" in self.ours.kinds())
         self.causal = self.trained_causal()
         self.peer = to_hugging_face(self.model)
         self.peer.set_attn_implementation("eager")  # 1.2 times as fast as "sdpa" on a CPU at these sizes
@@ -82,7 +82,7 @@ class Bench:
             data = self.problem.windows
             model = CausalConfig(form=form).build(self.problem.table.codebook_sizes, data.config.max_items)
             batches = map(data.train_parts(), data.epoch_batches(0)[:8])
-            self.ours.train(model, self.ours.optimizer(model), batches, bf16=self.ours.kinds().get("bf16", False))
+            self.ours.train(model, self.ours.optimizer(model), batches, bf16="bf16" in self.ours.kinds())
             models[f"causal {form}"] = model
         return models
 
@@ -219,15 +219,14 @@ class Bench:
         seconds, rows = self.options.minutes * 60, self.problem.users(QUALITY_USERS)
         model = self.build()
         with self.console.status(f"{self.options.minutes:g} CPU-minutes of training: ours, then cornac"):
-            samples = self.ours.train_for(
-                model, self.problem, QUALITY_BATCH, seconds, bf16=self.ours.kinds().get("bf16", False)
-            )
+            samples = self.ours.train_for(model, self.problem, QUALITY_BATCH, seconds, bf16="bf16" in self.ours.kinds())
             recall, nats = self.ours.quality(model, self.problem, rows, QUALITY_BEAMS)
             fit = cornac.ask("train", batch_size=QUALITY_BATCH, budget_s=seconds)
             theirs = {**fit, **cornac.ask("beam", users=self.problem.user_numbers(rows), num_beams=QUALITY_BEAMS)}
             theirs |= cornac.ask("nats", users=self.problem.user_numbers(rows))
         self.report["quality"] = {
             "cpu_minutes": self.options.minutes,
+            "precision": list(self.ours.kinds())[-1],
             "users": len(rows),
             "popularity_recall_at_10": self.problem.popularity_recall(rows),
             "ours": {"samples": samples, "recall_at_10": recall, "nats": nats},

@@ -14,7 +14,7 @@ from experiments.grid import Grid, markdown_grid, print_grid
 from experiments.page import count, number, render
 from experiments.paired import Change
 from experiments.stages import write_all
-from experiments.study_page import mean_and_spread, plain, signed
+from experiments.study_page import float32_notes, mean_and_spread, plain, signed
 from experiments.study_table import Cell, Judge, Measured
 from sid.errors import UserError
 
@@ -73,6 +73,8 @@ class Board:
     problems: dict[str, str]
     """Experiment -> what went wrong."""
     unfinished: list[str]
+    in_float32: dict[str, list[int]]
+    """Experiment -> seeds; see `Cell.in_float32`."""
     environment: dict[str, Any]
 
 
@@ -102,6 +104,7 @@ def rank(
         rows=[board_row(cell, found[place + 1 :], judge, wall) for place, cell in enumerate(found)],
         problems={cell.experiment: "; ".join(cell.problems) for cell in cells if cell.asked and cell.problems},
         unfinished=[cell.experiment for cell in cells if len(cell.found) < len(cell.configs)],
+        in_float32={cell.experiment: cell.in_float32 for cell in found if cell.in_float32},
         environment=environment,
     )
 
@@ -168,6 +171,7 @@ def notes(board: Board) -> list[str]:
     words = [note.format(clock=clock) for note in NOTES]
     if board.unfinished:
         words.insert(0, f"Partial: runs of {', '.join(board.unfinished)} are missing.")
+    words += float32_notes(board.in_float32)
     return [*words, *(f"{experiment} failed: {problem}" for experiment, problem in board.problems.items())]
 
 

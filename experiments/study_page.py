@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -139,6 +139,12 @@ def signed(interval: Interval) -> str:
     return f"{percent(interval.value)} [{percent(interval.low)}, {percent(interval.high)}]"
 
 
+def float32_notes(in_float32: Mapping[str, Sequence[int]]) -> list[str]:
+    """One line, or none."""
+    found = ", ".join(f"{name} (seeds {' '.join(map(str, seeds))})" for name, seeds in in_float32.items())
+    return [f"In float32 for want of bfloat16, so that times are of two kinds: {found}."] if found else []
+
+
 def notes(summary: Summary, table: Table) -> list[str]:
     """What a reader of an experiment's figures must know."""
     words = []
@@ -152,6 +158,7 @@ def notes(summary: Summary, table: Table) -> list[str]:
         words.append(
             f"{', '.join(rows)}: without {' '.join(left_out)}, as the kind of model or tokenizer has no such field."
         )
+    words += float32_notes(table.in_float32)
     if table.users:
         words.append(f"{table.users:,} test users, {table.targets:,} targets, full ranking.")
     if borrowed := [row.name for row in table.rows if row.borrowed]:

@@ -64,6 +64,12 @@ class Cell:
         """Whether the table has it."""
         return bool(self.found) or (self.asked and bool(self.problems))
 
+    @property
+    def in_float32(self) -> list[int]:
+        """Seeds whose machine had no bfloat16, which was asked for."""
+        asked = {seed: self.configs[seed].train.precision for seed in self.found}
+        return [seed for seed, run in self.found.items() if run.train.get("precision", asked[seed]) != asked[seed]]
+
 
 @dataclass(frozen=True)
 class SIDs:
@@ -129,6 +135,8 @@ class Table:
     rows: list[Row]
     parts: list[Part]
     """All targets, then those of every quartile of history length; nothing where there is nothing to compare with."""
+    in_float32: dict[str, list[int]] = field(default_factory=dict)
+    """Row -> seeds; see `Cell.in_float32`."""
 
 
 @dataclass(frozen=True)
@@ -211,8 +219,9 @@ def tabulate(study: Study, experiment: str, cells: Mapping[str, Cell], judge: Ju
             rows.append(table_row(cell, against, judge.changes(cell.found, against) if judge else {}, wall, published))
     parts = judge.parts(base, cells[study.by_length].found) if judge and study.by_length in cells else []
     user_E = judge.test.user_E if judge else np.empty(0)
+    float32 = {name: cell.in_float32 for name, cell in cells.items() if cell.in_float32}
     planned, finished = (sum(len(getattr(cell, part)) for cell in cells.values()) for part in ("configs", "found"))
-    return Table(experiment, len(np.unique(user_E)), len(user_E), planned, finished, wall, rows, parts)
+    return Table(experiment, len(np.unique(user_E)), len(user_E), planned, finished, wall, rows, parts, float32)
 
 
 def compare(ours: Scores, base: Scores, user_E: np.ndarray) -> dict[str, Change]:

@@ -4,8 +4,10 @@ import atexit
 import io
 import logging
 import os
+import platform
 import resource
 import warnings
+from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -146,8 +148,7 @@ def hardware(config: TrainConfig) -> dict[str, Any]:
     precision = config.precision
     if precision == "bf16-mixed" and not has_bfloat16(config.accelerator):
         precision = "32-true"
-        if process_rank() == 0:
-            print("train.precision=bf16-mixed: this machine has no bfloat16 arithmetic, so it computes in float32")
+        tell_float32()
     return {
         "accelerator": config.accelerator,
         "devices": config.devices if config.devices == "auto" else int(config.devices),
@@ -160,16 +161,27 @@ def hardware(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def has_bfloat16(accelerator: str) -> bool:
-    """Whether a device of this kind multiplies bfloat16 matrices, as GPUs do since Ampere and oneDNN with AVX-512.
+@cache
+def tell_float32() -> None:
+    """Once a process."""
+    if process_rank() == 0:
+        print("train.precision=bf16-mixed: this machine has no bfloat16 arithmetic, so it computes in float32")
 
-    Any other CPU takes plain loops: 1 to 3 GFLOP/s on a Zen 3, float32 38 to 80.
+
+def has_bfloat16(accelerator: str) -> bool:
+    """Whether a device of this kind has instructions for bfloat16, as GPUs have since Ampere and x86 with AVX512-BF16.
+
+    Another CPU emulates them or takes plain loops: 1 to 3 GFLOP/s on a Zen 3, in float32 38 to 80.
     """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
         return True
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if platform.machine() in ("x86_64", "AMD64"):
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def device_of(accelerator: str) -> torch.device:

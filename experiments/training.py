@@ -275,6 +275,7 @@ def evaluate(
         "users": len(np.unique(split.test.user_E)),
         "targets": targets,
         "users_per_second": targets / seconds,
+        "precision": tester.precision,
         "metrics": {name.removeprefix("test/"): value for name, value in measured.items()},
         "popularity": popularity(config.evaluation, catalog, split),
         "drawn": sampled,

@@ -9,6 +9,8 @@ The T5 is TIGER's, which computes what Hugging Face's does; its test compares th
 Legend: B users, S source tokens, D width.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -60,17 +62,19 @@ class P5(Tiger):
 
 def start_from(model: Tiger, weights: str) -> None:
     """Copies the layers of a trained T5, not its vocabulary. Raises UserError where there is none of these sizes."""
+    from safetensors import SafetensorError
     from transformers import T5ForConditionalGeneration
 
-    ours = layers(counterparts(model))
+    ours = of_layers(counterparts(model))
     try:
-        theirs = layers(T5ForConditionalGeneration.from_pretrained(weights).state_dict())
-        if lacking := sorted(ours.keys() ^ theirs.keys()):
-            raise OSError(f"{lacking[0]} is in one of them alone")
+        trained, loading = T5ForConditionalGeneration.from_pretrained(weights, output_loading_info=True)
+        theirs = of_layers(trained.state_dict())
+        if lacking := sorted((ours.keys() ^ theirs.keys()) | of_layers(dict.fromkeys(loading["missing_keys"])).keys()):
+            raise ValueError(f"{lacking[0]} is in one of them alone")
         if unlike := [name for name, weight in ours.items() if weight.shape != theirs[name].shape]:
-            sizes = [tuple(weights[unlike[0]].shape) for weights in (theirs, ours)]
-            raise OSError(f"{unlike[0]} is {sizes[0]} there, {sizes[1]} here")
-    except OSError as error:
+            there, here = (tuple(layers[unlike[0]].shape) for layers in (theirs, ours))
+            raise ValueError(f"{unlike[0]} is {there} there, {here} here")
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         problem = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"model.weights={weights}: no T5 of these sizes can be read there ({problem})") from error
     with torch.no_grad():
@@ -78,6 +82,6 @@ def start_from(model: Tiger, weights: str) -> None:
             weight.copy_(theirs[name])
 
 
-def layers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Those of the layers, by Hugging Face's names."""
+def of_layers(weights: dict[str, Any]) -> dict[str, Any]:
+    """Those of Hugging Face's names that belong to layers."""
     return {name: weight for name, weight in weights.items() if ".block." in name or "layer_norm" in name}

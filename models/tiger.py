@@ -23,7 +23,7 @@ class Tiger(nn.Module):
         shape: of either stack.
         tokens: users and codes.
         decoder: in place of T5's.
-        num_words: tokens behind those, of texts.
+        num_words: of a prompt; their tokens come behind.
     """
 
     def __init__(self, shape: Shape, tokens: TokenSpace, decoder: Decoder | None = None, num_words: int = 0) -> None:

@@ -62,7 +62,7 @@ def rival(name: str, data: str) -> "RunConfig":
     """The experiment `<name>_<data>`.
 
     P5 is the data set's TIGER with another model and item numbers drawn at random, as in TIGER's comparison: numbers in
-    the order of the log tell which items come together. T5 cuts 7391 into 73 and 91; the digit tells those of one pair.
+    the order of the log tell which items come together. T5 cuts 7391 into 73 and 91; a digit tells items of one pair.
     """
     from experiments.config import TrainConfig
     from lightning_modules.configs import OptimizerConfig

@@ -12,7 +12,7 @@ import yaml  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import run
+from experiments import run, trainers
 from experiments.config import override
 from experiments.leaderboard import main, retrievers
 from experiments.leaderboard_page import LABEL, LABEL_LENGTH, label_lifts
@@ -45,7 +45,9 @@ def read(output: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("board")
-    assert main(asked(output, f"only={','.join(RUN)}", "seeds=1 2")) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainers, "has_bfloat16", lambda accelerator: False)
+        assert main(asked(output, f"only={','.join(RUN)}", "seeds=1 2")) == 0
     return output
 
 
@@ -81,6 +83,8 @@ def test_the_page_says_it_all_by_itself(board: Path) -> None:
             assert row["title"] in text
             assert f"{np.mean(row['metrics']['recall@10']):.4f} ± " in text
         assert "Partial" in text
+        (note,) = re.findall("In float32 for want of bfloat16, .*", text)
+        assert all(f"{row['experiment']} (seeds 1 2)" in note for row in read(board)["rows"])
     assert page.count("<svg") == 2
     assert not re.search(r"<(script|link|img|iframe)|https?://|@import|url\((?!#)", page)
 

@@ -83,6 +83,7 @@ def test_a_run_leaves_everything_that_says_what_it_was(unbroken: Path) -> None:
     assert {f"val/{name}" for name in wanted} <= set(rows[-1])
     figures = json.loads((found / "train.manifest.json").read_text())["figures"]
     assert all(figures[name] > 0 for name in ("cpu_seconds", "targets_per_cpu_second", "peak_memory_gib"))
+    assert figures["precision"] == json.loads((found / "test.json").read_text())["precision"] == "32-true"
     table = pq.read_table(found / "recommendations.parquet")
     assert table.column_names == ["user", "rank", "item", "raw_id", "score"]
     assert table.num_rows == 60 * 20
@@ -149,6 +150,14 @@ def test_a_causal_run_with_averaged_weights_goes_on_to_the_numbers_of_an_unbroke
     run(arguments)
     assert len(json.loads((folder(tmp_path) / "environment.json").read_text())["resumed"]) == 1
     assert results(tmp_path) == unbroken
+
+
+def test_p5_learns_the_names_of_items_by_heart(tmp_path: Path) -> None:
+    small = [option for option in SMALL if option != "tokenizer.epochs=40"]
+    run(["p5_tiny", *small, "tokenizer.codebook_sizes=[5,5]", "train.max_epochs=20", f"output_dir={tmp_path}"])
+    metrics, rows = results(tmp_path)
+    assert float(rows[-1]["train/loss"]) < float(rows[0]["train/loss"]) / 2
+    assert metrics["invalid@10"] < 0.5, "most of what it writes freely is a name"
 
 
 def test_a_stage_can_be_the_last_and_rebuilding_starts_where_it_is_told(

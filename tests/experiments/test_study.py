@@ -81,6 +81,18 @@ def test_only_the_rows_asked_for_are_run_and_all_that_is_finished_is_shown(
     assert base == pytest.approx(rows["own"]["scores"]["recall@10"][0]), "on the seed that both have"
 
 
+def test_rows_from_machines_without_bfloat16_are_named(
+    faked: type[Faked], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = two(tmp_path, "on=tiger_tiny", "only=tree", "seeds=1 2")
+    note = "In float32 for want of bfloat16, so that times are of two kinds: "
+    assert main(arguments) == 0
+    assert note not in capsys.readouterr().out
+    assert main([*arguments, "train.precision=bf16-mixed"]) == 0
+    text = (tmp_path / "studies" / "two" / "study.md").read_text()
+    assert f"{note}own (seeds 1 2), tree (seeds 1 2)." in text
+
+
 def test_a_killed_study_leaves_a_table_and_goes_on(
     faked: type[Faked], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

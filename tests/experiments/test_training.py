@@ -122,11 +122,31 @@ def test_a_user_with_several_targets_has_one_list_and_is_shown_with_the_history_
         ("32-true", False, "32-true"),
     ],
 )
-def test_a_machine_without_bfloat16_arithmetic_computes_in_float32_and_says_so(
+def test_a_machine_without_bfloat16_arithmetic_computes_in_float32_and_says_so_once(
     wanted: str, has: bool, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(trainers, "has_bfloat16", lambda accelerator: has)
-    options = trainers.hardware(TrainConfig(precision=wanted, accelerator="cpu", devices="2"))
+    trainers.tell_float32.cache_clear()
+    for _ in range(2):
+        options = trainers.hardware(TrainConfig(precision=wanted, accelerator="cpu", devices="2"))
     assert (options["precision"], options["devices"]) == (expected, 2)
-    said = capsys.readouterr().out
-    assert ("no bfloat16 arithmetic" in said) == (wanted != expected)
+    assert capsys.readouterr().out.count("no bfloat16 arithmetic") == (wanted != expected)
+
+
+@pytest.mark.parametrize("has", [False, True])
+def test_the_device_that_computes_is_the_one_that_is_asked(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation and has)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert [trainers.has_bfloat16(name) for name in ("auto", "gpu", "cuda", "cpu")] == [has, has, has, False]
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("has", [False, True])
+def test_of_processors_x86_needs_its_own_instructions(has: bool, machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"x86_64": has, "aarch64": not has}
+    monkeypatch.setattr(trainers.platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: asked["x86_64"])
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: asked["aarch64"], raising=False)
+    assert trainers.has_bfloat16("cpu") == asked[machine]

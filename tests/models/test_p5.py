@@ -1,11 +1,12 @@
 """Legend: B users, S tokens, L levels."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import T5ForConditionalGeneration
+from transformers import T5EncoderModel, T5ForConditionalGeneration
 
 from models.configs import P5Config
 from models.hugging_face import counterparts, t5_config
@@ -126,3 +127,19 @@ def test_layers_of_a_trained_t5(tmp_path: Path) -> None:
         P5Config(**{**SMALL, "num_layers": 2}, weights=str(tmp_path)).build(SIZES, 6)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no T5 of these sizes can be read there"):
         built(str(tmp_path / "nowhere"))
+
+
+def test_a_damaged_t5_or_half_of_one_is_told(tmp_path: Path) -> None:
+    peer = as_hugging_face(built())
+    peer.save_pretrained(tmp_path / "truncated")
+    file = tmp_path / "truncated" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    peer.save_pretrained(tmp_path / "unlike")
+    config = json.loads((tmp_path / "unlike" / "config.json").read_text())
+    (tmp_path / "unlike" / "config.json").write_text(json.dumps({**config, "d_ff": 48}))
+    T5EncoderModel(peer.config).save_pretrained(tmp_path / "encoder")
+    with pytest.raises(UserError, match="decoder.block.0.* is in one of them alone"):
+        built(str(tmp_path / "encoder"))
+    for name in ("truncated", "unlike"):
+        with pytest.raises(UserError, match="no T5 of these sizes can be read there"):
+            built(str(tmp_path / name))
