@@ -37,7 +37,7 @@ class Peer:
         save(problem)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [python.absolute(), Path(__file__).with_name(script), problem],
+                [python.absolute(), "-P", Path(__file__).with_name(script), problem],  # not our tokenizers.py
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip
 

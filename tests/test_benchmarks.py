@@ -1,11 +1,14 @@
 """What a benchmark counts, on work whose amount is known."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import peers
 from benchmarks.measure import Work, interleave, operations, ratio
 from benchmarks.problem import LEVELS, Problem
 from datamodules.synthetic import SyntheticConfig
@@ -33,6 +36,19 @@ def test_contenders_take_turns_after_a_round_that_warms_up() -> None:
     assert rates["a"] == [6.0] * 3 and rates["b"] == [2.0] * 3 and len(rates["GEMM"]) == 3
     assert ratio(rates["a"], rates["b"]) == (3.0, 3.0, 3.0)
     assert ratio([1.0, 4.0, 9.0], [1.0, 2.0, 3.0]) == (2.0, 1.0, 3.0)
+
+
+def test_a_worker_imports_packages_not_the_files_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tokenizers.py").write_text("raise SystemExit('this is benchmarks/tokenizers.py')")
+    (tmp_path / "worker.py").write_text(
+        "import json, sys, tokenizers\n"
+        "for line in sys.stdin:\n"
+        "    print(json.dumps({'samples': json.loads(line)['batches'], 'seconds': 2}), flush=True)\n"
+    )
+    monkeypatch.setattr(peers, "__file__", str(tmp_path / "peers.py"))
+    peer = peers.Peer(Path(sys.executable), lambda python: None, "worker.py", lambda path: path.touch())
+    assert peer.work("train", batches=6) == Work(6, 2)
+    peer.process.terminate()
 
 
 @pytest.mark.parametrize("learns_from", ["data", "windows"])
