@@ -9,10 +9,10 @@ from torch import Tensor
 
 from benchmarks.problem import Problem
 from datamodules.batch import Parts
+from experiments.named import named
 from experiments.trainers import has_bfloat16
-from lightning_modules.configs import OptimizerConfig
 from lightning_modules.generative import training_loss
-from lightning_modules.schedules import inverse_sqrt
+from lightning_modules.optimizers import build_optimizer, build_schedule
 from models.causal import Causal
 from models.tiger import Tiger
 from sid.decode import Recommendations, beam_search
@@ -71,7 +71,7 @@ def recommend(
 
 
 def train_for(model: Tiger, problem: Problem, batch_size: int, seconds: float, bf16: bool) -> int:
-    """Trains for a number of CPU-seconds; the number of samples."""
+    """Trains with TIGER's recipe for a number of CPU-seconds; the number of samples."""
     problem.data.config.batch_size = batch_size
     collate = problem.data.train_parts()
     deadline = time.process_time() + seconds
@@ -85,9 +85,9 @@ def train_for(model: Tiger, problem: Problem, batch_size: int, seconds: float, b
                 yield collate(rows)
             epoch += 1
 
-    config = OptimizerConfig()
-    ours = optimizer(model, config.learning_rate, config.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(ours, inverse_sqrt(config.warmup_steps))
+    config = named("tiger_beauty").optimizer
+    ours = build_optimizer(config, model.parameters())
+    schedule = torch.optim.lr_scheduler.LambdaLR(ours, build_schedule(config, lambda: 0))
     ours.register_step_post_hook(lambda *_: schedule.step())
     return train(model, ours, until_deadline(), bf16)
 
