@@ -105,8 +105,8 @@ def p5(base: "RunConfig", data: str) -> "RunConfig":
     sizes = {field.name: getattr(base.model, field.name) for field in fields(EncoderDecoderConfig)}
     if data != "tiny":
         sizes |= {"num_layers": 2, "num_heads": 4, "head_width": 32, "ff_width": 512, "dropout": 0.05}
-        beams = {"num_beams": 20, "free_beams": 10, "invalid_at": [10], "entropy_at": [10, 20]}
-        base = replace(base, evaluation=replace(base.evaluation, **beams))
+        lists = replace(base.evaluation, num_beams=20, free_beams=10, invalid_at=[10], entropy_at=[10, 20])
+        base = replace(base, evaluation=lists)
     if data in ("beauty", "sports", "toys"):  # all is learnt by heart after 12 to 24 epochs
         base = replace(
             base,
