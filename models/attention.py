@@ -299,4 +299,5 @@ class FeedForward(nn.Module):
         self.out = _linear(shape, shape.ff_width, shape.width, shape.ff_width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(relu_dropout(self.inner(x), self.rate, self.training))
+        hidden, factor = relu_dropout(self.inner(x), self.rate, self.training)
+        return F.linear(hidden, self.out.weight * factor if factor != 1.0 else self.out.weight)

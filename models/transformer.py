@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Attention, FeedForward, KeysValues, Part, RelativeBias, Shape, Shared, Source, laid_out
-from models.dropout import dropout
+from models.dropout import add_dropout, dropout
+from models.norm import RMSNorm
 
 ROUND = 64
 """Rows of what is read at once come in multiples of it."""
@@ -26,30 +27,26 @@ def rounded(x: Tensor) -> Tensor:
     return F.pad(x, (0, 0) * (x.ndim - 1) + (0, -len(x) % ROUND))
 
 
-def _norm(shape: Shape) -> nn.RMSNorm:
-    return nn.RMSNorm(shape.width, eps=1e-6)
-
-
 class EncoderLayer(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.rate = shape.dropout
-        self.attention, self.attention_norm = Attention(shape, cross=False), _norm(shape)
-        self.feed_forward, self.feed_forward_norm = FeedForward(shape), _norm(shape)
+        self.attention, self.attention_norm = Attention(shape, cross=False), RMSNorm(shape.width)
+        self.feed_forward, self.feed_forward_norm = FeedForward(shape), RMSNorm(shape.width)
 
     def forward(self, x_BSD: Tensor, bias: Tensor | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The layer's output, and its keys and values. Without bias: causal."""
         attended, keys_values = self.attention.self_attention(self.attention_norm(x_BSD), bias)
-        return self.after_self(x_BSD + dropout(attended, self.rate, self.training)), keys_values
+        return self.after_self(add_dropout(x_BSD, attended, self.rate, self.training)), keys_values
 
     def packed(self, x_MD: Tensor, parts: Sequence[Part]) -> Tensor:
         """`forward` for several parts, whose places lie one behind another."""
         attended_MD = self.attention.packed_attention(self.attention_norm(x_MD), parts)
-        return self.after_self(x_MD + dropout(attended_MD, self.rate, self.training))
+        return self.after_self(add_dropout(x_MD, attended_MD, self.rate, self.training))
 
     def after_self(self, x: Tensor) -> Tensor:
         """Feed-forward, the same for S tokens and for K beams."""
-        return x + dropout(self.feed_forward(self.feed_forward_norm(x)), self.rate, self.training)
+        return add_dropout(x, self.feed_forward(self.feed_forward_norm(x)), self.rate, self.training)
 
 
 class Encoder(nn.Module):
@@ -60,7 +57,7 @@ class Encoder(nn.Module):
         self.rate = shape.dropout
         self.bias = RelativeBias(shape, bidirectional=True)
         self.layers = nn.ModuleList(EncoderLayer(shape) for _ in range(shape.num_layers))
-        self.norm = _norm(shape)
+        self.norm = RMSNorm(shape.width)
 
     def forward(self, x_BSD: Tensor, mask_B11S: Tensor | None) -> Tensor:
         """`mask_B11S` is 0 where a token is and -inf where padding is; None when there is no padding."""
@@ -93,7 +90,7 @@ class CausalStack(nn.Module):
         shape = replace(shape, t5=False)
         self.rate = shape.dropout
         self.layers = nn.ModuleList(EncoderLayer(shape) for _ in range(shape.num_layers))
-        self.norm = _norm(shape)
+        self.norm = RMSNorm(shape.width)
 
     def forward(self, x_BSD: Tensor, bias: Tensor | None = None) -> Tensor:
         """All S positions at once: (B, S, D) to (B, S, D). A `bias` stands in for the causal mask."""
@@ -150,9 +147,9 @@ class DecoderLayer(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.rate = shape.dropout
-        self.attention, self.attention_norm = Attention(shape, cross=False), _norm(shape)
-        self.cross, self.cross_norm = Attention(shape, cross=True), _norm(shape)
-        self.feed_forward, self.feed_forward_norm = FeedForward(shape), _norm(shape)
+        self.attention, self.attention_norm = Attention(shape, cross=False), RMSNorm(shape.width)
+        self.cross, self.cross_norm = Attention(shape, cross=True), RMSNorm(shape.width)
+        self.feed_forward, self.feed_forward_norm = FeedForward(shape), RMSNorm(shape.width)
 
     def read(self, x: Tensor, source: Source, mask_B11S: Tensor | None, aside: Any) -> Tensor:
         """What the normalised states take from the source. `aside` is for decoders that read something more."""
@@ -160,12 +157,12 @@ class DecoderLayer(nn.Module):
 
     def after_self(self, x: Tensor, source: Source, mask_B11S: Tensor | None, aside: Any) -> Tensor:
         """Cross-attention and feed-forward, the same for T teacher-forced tokens and for K beams."""
-        x = x + dropout(self.read(self.cross_norm(x), source, mask_B11S, aside), self.rate, self.training)
-        return x + dropout(self.feed_forward(self.feed_forward_norm(x)), self.rate, self.training)
+        x = add_dropout(x, self.read(self.cross_norm(x), source, mask_B11S, aside), self.rate, self.training)
+        return add_dropout(x, self.feed_forward(self.feed_forward_norm(x)), self.rate, self.training)
 
     def forward(self, x_BTD: Tensor, bias: Tensor, source_BSD: Tensor, mask_B11S: Tensor | None, aside: Any) -> Tensor:
         attended, _ = self.attention.self_attention(self.attention_norm(x_BTD), bias)
-        x_BTD = x_BTD + dropout(attended, self.rate, self.training)
+        x_BTD = add_dropout(x_BTD, attended, self.rate, self.training)
         return self.after_self(x_BTD, source_BSD, mask_B11S, aside)
 
 
@@ -185,7 +182,7 @@ class Decoder(nn.Module):
         self.rate = shape.dropout
         self.bias = RelativeBias(shape, bidirectional=False)
         self.layers = nn.ModuleList(layer(shape) for _ in range(shape.num_layers))
-        self.norm = _norm(shape)
+        self.norm = RMSNorm(shape.width)
 
     def forward(
         self, x_BTD: Tensor, source_BSD: Tensor, mask_B11S: Tensor | None, asides: Sequence[Any] | None = None

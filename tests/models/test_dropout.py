@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from models.dropout import cut, dropout, random_numbers, relu_dropout
+from models.dropout import add_dropout, cut, dropout, random_numbers, relu_dropout
 
 RATES = (0.001, 0.1, 0.25, 0.5, 0.9)
 
@@ -21,18 +22,35 @@ def test_the_mean_stays_and_the_stated_share_is_dropped(rate: float) -> None:
     assert y.unique().numel() == 2
 
 
-@pytest.mark.parametrize("function", [dropout, relu_dropout])
+def plain(x: Tensor, training: bool = True) -> Tensor:
+    return dropout(x, 0.25, training)
+
+
+def onto_ones(x: Tensor, training: bool = True) -> Tensor:
+    return add_dropout(torch.ones_like(x), x * 1, 0.25, training)
+
+
+def after_relu(x: Tensor, training: bool = True) -> Tensor:
+    result, factor = relu_dropout(x * 1, 0.25, training)
+    return result * factor
+
+
+TWINS: dict[Any, Any] = {plain: lambda x: x, onto_ones: lambda x: x, after_relu: torch.relu}
+"""What is dropped of; the second has ones beneath."""
+
+
+@pytest.mark.parametrize("function", TWINS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_both_ways_equal_a_product_with_the_mask(function: Any, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     x = torch.randn(7, 33, 10, dtype=dtype).transpose(0, 1).requires_grad_()
     torch.manual_seed(1)
-    result = function(x, 0.25, training=True)
+    result = function(x)
     torch.manual_seed(1)
     random, (level, scale) = random_numbers(x), cut(0.25)
     mask = ((random > level) | random.isnan()).to(dtype) * scale
     twin = x.detach().clone().requires_grad_()
-    expected = (twin.relu() if function is relu_dropout else twin) * mask
+    expected = TWINS[function](twin) * mask + (function is onto_ones)
     torch.testing.assert_close(result, expected)
     grad = torch.randn_like(x)
     result.backward(grad)
@@ -40,11 +58,38 @@ def test_both_ways_equal_a_product_with_the_mask(function: Any, dtype: torch.dty
     torch.testing.assert_close(x.grad, twin.grad)
 
 
+def test_a_branch_in_bfloat16_is_added_in_the_type_of_what_it_is_added_to() -> None:
+    x, branch = torch.randn(50, 40, requires_grad=True), torch.randn(50, 40).bfloat16().requires_grad_()
+    torch.manual_seed(1)
+    result = add_dropout(x, branch, 0.25, training=True)
+    torch.manual_seed(1)
+    random, (level, scale) = random_numbers(branch), cut(0.25)
+    mask = ((random > level) | random.isnan()).float() * scale
+    torch.testing.assert_close(result, x + branch.float() * mask)
+    result.backward(torch.ones_like(result))
+    assert x.grad is not None and (x.grad == 1).all()
+    torch.testing.assert_close(branch.grad, mask.bfloat16())
+
+
+def test_the_same_seed_drops_the_same_and_the_next_draw_something_else() -> None:
+    draws = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        draws.append([random_numbers(torch.empty(9)).view(torch.int32) for _ in range(2)])
+    assert torch.equal(draws[0][0], draws[1][0]) and torch.equal(draws[0][1], draws[1][1])
+    assert not torch.equal(draws[0][0], draws[0][1])
+
+
+def test_there_may_be_nothing_to_drop() -> None:
+    assert dropout(torch.empty(0, 4), 0.1, training=True).shape == (0, 4)
+
+
 def test_without_training_or_a_rate_nothing_changes() -> None:
     x = torch.randn(5)
     assert dropout(x, 0.1, training=False) is x
     assert dropout(x, 0.0, training=True) is x
-    assert torch.equal(relu_dropout(x, 0.1, training=False), x.relu())
+    assert torch.equal(after_relu(x, training=False), x.relu())
+    assert torch.equal(onto_ones(x, training=False), x + 1)
 
 
 @given(st.floats(1e-4, 0.99))
