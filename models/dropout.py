@@ -27,15 +27,15 @@ def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
 
 
 def add_dropout(x: Tensor, branch: Tensor, rate: float, training: bool) -> Tensor:
-    """`x + dropout(branch)`, of the type of x."""
+    """`x + dropout(branch)`, of one shape; the branch's type is x's or narrower."""
     if not training or rate == 0.0 or elsewhere(branch):
         return x + dropout(branch, rate, training)
     return _AddDropout.apply(x, branch, random_numbers(branch), *cut(rate))
 
 
 def relu_dropout(x: Tensor, rate: float, training: bool) -> tuple[Tensor, float]:
-    """`dropout(x.relu())`, but for the factor that comes with it, for which the weights behind have room; may overwrite
-    x. On a CPU only the result is kept for the way back."""
+    """What is kept of `x.relu()`, and the factor that it is still to be multiplied by, which is cheaper on the weights
+    that read it; may overwrite x. On a CPU only the result is kept for the way back."""
     if not training or rate == 0.0 or elsewhere(x):
         return dropout(x.relu_(), rate, training), 1.0
     level, scale = cut(rate)

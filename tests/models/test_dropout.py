@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from models.attention import FeedForward, Shape
 from models.dropout import add_dropout, cut, dropout, random_numbers, relu_dropout
 
 RATES = (0.001, 0.1, 0.25, 0.5, 0.9)
@@ -69,6 +70,21 @@ def test_a_branch_in_bfloat16_is_added_in_the_type_of_what_it_is_added_to() -> N
     result.backward(torch.ones_like(result))
     assert x.grad is not None and (x.grad == 1).all()
     torch.testing.assert_close(branch.grad, mask.bfloat16())
+
+
+def test_a_feed_forward_multiplies_what_it_keeps() -> None:
+    layer = FeedForward(Shape(6, 1, 1, 1, 40, dropout=0.25)).double().train()
+    x = torch.randn(30, 6, dtype=torch.float64)
+    torch.manual_seed(1)
+    result = layer(x)
+    torch.manual_seed(1)
+    random, (level, scale) = random_numbers(layer.inner(x)), cut(0.25)
+    expected = layer.out(layer.inner(x).relu() * ((random > level) | random.isnan()) * scale)
+    torch.testing.assert_close(result, expected)
+    grad = torch.randn_like(result)
+    weights = list(layer.parameters())
+    ours, twins = (torch.autograd.grad(y, weights, grad) for y in (result, expected))
+    torch.testing.assert_close(ours, twins)
 
 
 def test_the_same_seed_drops_the_same_and_the_next_draw_something_else() -> None:

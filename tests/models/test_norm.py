@@ -41,7 +41,20 @@ def test_rows_of_zeros_and_no_rows_stay_what_they_are() -> None:
     assert norm(torch.empty(0, 3, 4)).shape == (0, 3, 4)
 
 
+def test_the_way_back_is_in_float32_under_autocast_too() -> None:
+    grads = []
+    for norm in (RMSNorm(64), nn.RMSNorm(64, eps=EPS)):
+        torch.manual_seed(0)
+        x = torch.randn(50, 64, requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            (norm(x) * torch.randn(50, 64)).sum().backward()
+        grads.append((x.grad, norm.weight.grad))
+    torch.testing.assert_close(grads[0], grads[1])
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_types_are_torchs(dtype: torch.dtype) -> None:
     x = torch.randn(3, 4, dtype=dtype)
     assert torch.equal(RMSNorm(4).to(dtype)(x), nn.RMSNorm(4, eps=EPS, dtype=dtype)(x))
+    assert torch.equal(RMSNorm(4).to(dtype)(x.float()), nn.RMSNorm(4, eps=EPS, dtype=dtype)(x.float()))
