@@ -14,8 +14,8 @@ EPS = 1e-6
 
 
 class RMSNorm(nn.RMSNorm):
-    """torch's, of the last dimension, with T5's epsilon. For float32 on a CPU it takes fewer passes over memory, and has
-    no second derivative."""
+    """torch's, of the last dimension, with T5's epsilon. For float32 on a CPU in fewer passes over memory, with no
+    second derivative."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, eps=EPS)
