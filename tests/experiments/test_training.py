@@ -150,3 +150,9 @@ def test_of_processors_x86_needs_its_own_instructions(has: bool, machine: str, m
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: asked["x86_64"])
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: asked["aarch64"], raising=False)
     assert trainers.has_bfloat16("cpu") == asked[machine]
+
+
+def test_a_trainer_is_deterministic_but_does_not_fill_new_memory():
+    trainers.trainer([], accelerator="cpu")
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.utils.deterministic.fill_uninitialized_memory
