@@ -115,7 +115,7 @@ def finished_epochs(checkpoint: str | None) -> int | None:
 
 def trainer(callbacks: list[Callback], logger: Logger | None = None, **options: Any) -> lightning.Trainer:
     """A deterministic trainer without sanity run; `options` go to `lightning.Trainer`."""
-    # Deterministic algorithms also fill new memory with NaN, which costs passes over it; nobody reads it unwritten.
+    # Deterministic algorithms also fill new memory with NaN, a pass more over it; nothing of ours reads it unwritten.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
