@@ -152,7 +152,7 @@ def test_of_processors_x86_needs_its_own_instructions(has: bool, machine: str, m
     assert trainers.has_bfloat16("cpu") == asked[machine]
 
 
-def test_a_trainer_is_deterministic_but_does_not_fill_new_memory(monkeypatch):
+def test_a_trainer_is_deterministic_but_does_not_fill_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     trainers.trainer([], accelerator="cpu")
     assert torch.are_deterministic_algorithms_enabled()
