@@ -1,7 +1,8 @@
 """How histories become batches. Light, like `models.configs`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from sid.configs import IF_SET
 from sid.errors import require
 
 
@@ -15,6 +16,9 @@ class SequenceConfig:
     """Items before those that a model with a long history gets."""
     stride: int = 0
     """Windows only: how far each further window of a user with more than `max_items` moves on; 0: half of them."""
+    batches: str = field(default="like", metadata=IF_SET)
+    """Of prefixes: like (of like length, so that next to nothing is padded) or random, as windows always are. On a CPU
+    TIGER's random ones take 1.3 times as long (experiments/LOG.md, 2026-11-30)."""
     batch_size: int = 256
     """A batch and process: training prefixes, or items of windows. Two take the steps of one with twice as many."""
     eval_batch_size: int = 64
@@ -37,4 +41,5 @@ class SequenceConfig:
         }
         for name, least in smallest.items():
             require(getattr(self, name) >= least, f"sequences.{name}", getattr(self, name), f"at least {least}")
+        require(self.batches in ("like", "random"), "sequences.batches", self.batches, "like or random")
         require(self.stride <= self.max_items, "sequences.stride", self.stride, f"at most {self.max_items}, max_items")

@@ -157,7 +157,7 @@ class SequenceDataModule(lightning.LightningDataModule):
         self._catalog, self._table, self._tokens = catalog, table, tokens
         if learns_from not in ("prefixes", "windows"):
             raise ValueError(f"learns_from={learns_from!r}: expected prefixes or windows")
-        self._windows = None
+        self._learns_from, self._windows = learns_from, None
         if learns_from == "windows":
             stride = config.stride or -(-config.max_items // 2)
             self._windows = cut_windows(split.train, catalog.offsets_U1, config.max_items, stride)
@@ -191,20 +191,27 @@ class SequenceDataModule(lightning.LightningDataModule):
         return WindowCollate(self._log(), self._windows)
 
     def train_parts(self) -> InParts:
-        """What makes training batches. Prefixes come in one part: a part would be a model's call, of which processes
-        under FSDP need equally many, and TIGER's are slower in parts than of like length. So do windows on an
-        accelerator, where a part costs launches, and places next to nothing."""
-        in_parts = self._windows is not None and self._device().type == "cpu"
-        return InParts(self.train_collate(), self._train_lengths, PART_COST if in_parts else math.inf)
+        """What makes training batches. They come in one part on an accelerator, where a part costs launches, and places
+        next to nothing; and so do prefixes of like length, which may have two lengths."""
+        in_parts = self._random and self._device().type == "cpu"
+        return InParts(
+            self.train_collate(), self._train_lengths, PART_COST[self._learns_from] if in_parts else math.inf
+        )
+
+    @property
+    def _random(self) -> bool:
+        return self._learns_from == "windows" or self.config.batches == "random"
 
     def _pass(self, number: int, processes: int) -> list[np.ndarray]:
         """The batches of all processes together, without one that has no row for some of them."""
         generator = np.random.default_rng([self.seed, number])
         size = self.config.batch_size * processes
-        if self._windows is None:
-            batches = like_batches(self._train_lengths, size, generator)
+        if self._random:
+            count = len(self._train_lengths)
+            cost = count if self._windows is None else int(self._train_lengths.sum())
+            batches = random_batches(count, cost, size, generator)
         else:
-            batches = random_batches(len(self._train_lengths), int(self._train_lengths.sum()), size, generator)
+            batches = like_batches(self._train_lengths, size, generator)
         return [rows_B for rows_B in batches if len(rows_B) >= processes]
 
     def batches_per_pass(self, processes: int = 1) -> int:

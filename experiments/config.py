@@ -177,6 +177,7 @@ def unless_set() -> dict[str, Any]:
         "split": [SplitConfig],
         "embed": [EmbedConfig],
         "tokenizer": list(TOKENIZERS.values()),
+        "sequences": [SequenceConfig],
         "model": [SidlightConfig],
         "optimizer": [OptimizerConfig],
     }

@@ -18,19 +18,21 @@ from sid.trie import FreeTree, PrefixTree
 
 
 def training_loss(model: Any, parts: Parts) -> tuple[Tensor, int | Tensor]:
-    """The mean loss of the targets of a batch, and their number. Prefixes come in one part."""
+    """The mean loss of the targets of a batch, and their number."""
     if windows := [part for part in parts if isinstance(part, WindowBatch)]:
         loss = model.window_loss([(part.tokens_BS, part.target_BT) for part in windows])
         return loss, torch.stack([part.target_BT.sum() for part in windows]).sum()
-    (prefixes,) = (part for part in parts if isinstance(part, SequenceBatch))
-    return model.loss(*prefixes.inputs, prefixes.codes_BL), len(prefixes.codes_BL)
+    prefixes = [(*part.inputs, part.codes_BL) for part in parts if isinstance(part, SequenceBatch)]
+    loss = model.loss(*prefixes[0]) if len(prefixes) == 1 else model.prefix_loss(prefixes)
+    return loss, sum(len(codes_BL) for *_, codes_BL in prefixes)
 
 
 class GenerativeModule(RetrieverModule):
     """Token cross-entropy on the targets' codes.
 
     The model offers `loss(*inputs, codes_BL)`, `begin(*inputs)` and `next_logp` (see `sid.decode.Generator`), and
-    `window_loss(windows)`, with `models.causal.Windows`, if it learns from windows. The inputs are those of
+    `window_loss(windows)`, with `models.causal.Windows`, if it learns from windows, or `prefix_loss(prefixes)`, with
+    the arguments of `loss` part by part, if it learns from random batches of prefixes. The inputs are those of
     `SequenceBatch.inputs`.
     """
 

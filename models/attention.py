@@ -114,7 +114,16 @@ def joined(heads_BHTE: Tensor) -> Tensor:
     return heads_BHTE.transpose(1, 2).flatten(2)
 
 
-Source: TypeAlias = Tensor | tuple[Tensor, Tensor]
+class Packed(NamedTuple):
+    """States of several parts, whose rows lie one behind another in the queries."""
+
+    states: Sequence[Tensor]
+    """(B, S, D)"""
+    masks: Sequence[Tensor | None]
+    """(B, 1, 1, S): -inf where padding is."""
+
+
+Source: TypeAlias = Tensor | tuple[Tensor, Tensor] | Packed
 """What cross-attention reads: states (B, S, D), or the keys and values (B, H, S, E) that a layer has made of them."""
 
 
@@ -201,25 +210,43 @@ class Attention(nn.Module):
         """(B, T, D). States are better for a few queries, their keys and values for many or for several steps. The bias
         (B, 1, T or 1, S) is the same for all heads; of states for all queries, too: (B, 1, 1, S)."""
         if isinstance(source, Tensor):
-            return self.out(self.absorbed(x_BTD, source, bias))
+            source = Packed([source], [bias])
+        if isinstance(source, Packed):
+            return self.out(self.absorbed(x_BTD, source))
         (query,) = self.split(self.q(x_BTD))
         return self.merge(attend(self.scaled(query), *source, bias, self.rate))
 
-    def absorbed(self, x_BTD: Tensor, source_BSD: Tensor, bias_B11S: Tensor | None) -> Tensor:
+    def absorbed(self, x_BTD: Tensor, source: Packed) -> Tensor:
         """Cross-attention (B, T, H E) without keys and values: `query (W source) = (query W) source`, and the same for
         values, so that a few queries are projected and not the many places of the source (DeepSeek-V2's absorption,
         arXiv 2405.04434, section 2.1)."""
         num_heads, head_width = self.shape.num_heads, self.shape.head_width
         key_HED, value_HED = self.fused.weight.view(2, num_heads, head_width, -1)
         query_BTHE = self.scaled(self.q(x_BTD)).unflatten(-1, (num_heads, head_width))
-        source_BSD = source_BSD.to(query_BTHE.dtype)
-        asked_BTHD = torch.einsum("bthe,hed->bthd", query_BTHE, key_HED)
-        scores_BQS = asked_BTHD.flatten(1, 2) @ source_BSD.transpose(1, 2)
-        if bias_B11S is not None:
-            scores_BQS = scores_BQS + bias_B11S.flatten(1, 2)
-        weights_BQS = dropout(scores_BQS.softmax(-1).to(source_BSD.dtype), self.rate, training=self.rate > 0.0)
-        read_BTHD = (weights_BQS @ source_BSD).unflatten(1, (-1, num_heads))
+        asked_BQD = torch.einsum("bthe,hed->bthd", query_BTHE, key_HED).flatten(1, 2)
+        if len(source.states) == 1:
+            read_BQD = self.mixed(asked_BQD, source.states[0], source.masks[0])
+        else:
+            read_BQD = self._mixed_apart(asked_BQD, source)
+        read_BTHD = read_BQD.unflatten(1, (-1, num_heads))
         return torch.einsum("bthd,hed->bthe", read_BTHD, value_HED).flatten(2)
+
+    def mixed(self, asked_BQD: Tensor, source_BSD: Tensor, mask_B11S: Tensor | None) -> Tensor:
+        """(B, Q, D) of the states, by how near they are to what is asked."""
+        source_BSD = source_BSD.to(asked_BQD.dtype)
+        scores_BQS = asked_BQD @ source_BSD.transpose(1, 2)
+        if mask_B11S is not None:
+            scores_BQS = scores_BQS + mask_B11S.flatten(1, 2)
+        weights_BQS = dropout(scores_BQS.softmax(-1).to(source_BSD.dtype), self.rate, training=self.rate > 0.0)
+        return weights_BQS @ source_BSD
+
+    def _mixed_apart(self, asked_BQD: Tensor, source: Packed) -> Tensor:
+        """`mixed` of every part, in float32 on a CPU as in `packed_attention`."""
+        if asked_BQD.device.type == "cpu":
+            asked_BQD = asked_BQD.to(self.fused.weight.dtype)
+        each = asked_BQD.split([len(states_BSD) for states_BSD in source.states])
+        with in_float32():
+            return torch.cat(list(map(self.mixed, each, source.states, source.masks)))
 
     def beam_attention(
         self,

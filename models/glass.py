@@ -183,6 +183,12 @@ class Glass(Tiger):
         found = Found(self._found(items_BR), mask_B11R, some_B1 & later_L, gates)
         return [found] * len(self.decoder.layers), (items_BR >= 0).sum(1), own_BR.sum(1)
 
+    def asides(self, prefixes: Sequence[tuple[Tensor, ...]]) -> list[Found] | None:
+        """What the targets' first codes bring back, of all rows of several parts."""
+        width = max(long_BT.shape[1] for _, long_BT, _ in prefixes)
+        long_BT = torch.cat([F.pad(long_BT, (0, width - long_BT.shape[1]), value=-1) for _, long_BT, _ in prefixes])
+        return self.told(long_BT, torch.cat([codes_BL for *_, codes_BL in prefixes]))[0]
+
     def _by_code(self, long_BT: Tensor) -> Buckets:
         return buckets(long_BT, self.codes_NL[:, 0], self.tokens.codebook_sizes[0])
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import Shape
+from models.attention import Packed, Shape, Source
 from models.inside import Inside
 from models.transformer import Decoder, DecoderState, Encoder
 from sid.tokens import BOS, PAD, TokenSpace
@@ -42,12 +42,16 @@ class Tiger(nn.Module):
         """The encoder's input (B, S, D), and which of it is padding (B, S)."""
         return F.embedding(tokens_BS, self.embedding), tokens_BS == PAD
 
+    def mask(self, padding_BS: Tensor) -> Tensor | None:
+        """(B, 1, 1, S) 0, or -inf for padding. None where a look, which only a CPU takes, finds no padding."""
+        if padding_BS.device.type == "cpu" and not torch.compiler.is_compiling() and not padding_BS.any():
+            return None
+        mask_BS = torch.zeros_like(padding_BS, dtype=self.embedding.dtype).masked_fill(padding_BS, -torch.inf)
+        return mask_BS[:, None, None]
+
     def encode(self, x_BSD: Tensor, padding_BS: Tensor) -> tuple[Tensor, Tensor | None]:
         """The encoder's output (B, S, D), and the mask (B, 1, 1, S) for those who read it."""
-        mask_B11S = None
-        if torch.compiler.is_compiling() or x_BSD.device.type != "cpu" or padding_BS.any():
-            mask_B11S = torch.zeros_like(padding_BS, dtype=self.embedding.dtype).masked_fill(padding_BS, -torch.inf)
-            mask_B11S = mask_B11S[:, None, None]
+        mask_B11S = self.mask(padding_BS)
         return self.encoder(x_BSD, mask_B11S), mask_B11S
 
     def _logits(self, states: Tensor) -> Tensor:
@@ -57,9 +61,13 @@ class Tiger(nn.Module):
         self, x_BSD: Tensor, padding_BS: Tensor, codes_BL: Tensor, asides: Sequence[Any] | None = None
     ) -> Tensor:
         """Logits (B, L, W) of the target's tokens, each given those before it (teacher forcing)."""
-        source_BSD, mask_B11S = self.encode(x_BSD, padding_BS)
+        return self._taught(*self.encode(x_BSD, padding_BS), codes_BL, asides)
+
+    def _taught(
+        self, source: Source, mask_B11S: Tensor | None, codes_BL: Tensor, asides: Sequence[Any] | None
+    ) -> Tensor:
         before_BL = F.pad(self.tokens.encode(codes_BL)[:, :-1], (1, 0), value=BOS)
-        return self._logits(self.decoder(F.embedding(before_BL, self.embedding), source_BSD, mask_B11S, asides))
+        return self._logits(self.decoder(F.embedding(before_BL, self.embedding), source, mask_B11S, asides))
 
     def forward(self, tokens_BS: Tensor, codes_BL: Tensor) -> Tensor:
         """Logits (B, L, W) of the target's tokens, each given those before it (teacher forcing).
@@ -82,6 +90,19 @@ class Tiger(nn.Module):
     def loss(self, tokens_BS: Tensor, codes_BL: Tensor) -> Tensor:
         """Mean cross-entropy (natural log) of the target's tokens."""
         return self.token_loss(self(tokens_BS, codes_BL), codes_BL)
+
+    def prefix_loss(self, prefixes: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        """`loss` of all rows of several parts, each what `loss` takes; see `models.transformer.packed`."""
+        embedded = [self.embed(*inputs) for *inputs, _ in prefixes]
+        masks = [self.mask(padding_BS) for _, padding_BS in embedded]
+        states = self.encoder.packed([x_BSD for x_BSD, _ in embedded], masks)
+        codes_BL = torch.cat([codes_BL for *_, codes_BL in prefixes])
+        logits_BLW = self._taught(Packed(states, masks), None, codes_BL, self.asides(prefixes))
+        return self.token_loss(logits_BLW, codes_BL)
+
+    def asides(self, prefixes: Sequence[tuple[Tensor, ...]]) -> Sequence[Any] | None:
+        """What each layer of the decoder reads besides, for all rows of several parts."""
+        return None
 
     def look_inside(self, tokens_BS: Tensor, codes_BL: Tensor) -> Inside:
         """Which codes the model gets right when it is told those before."""

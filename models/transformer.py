@@ -49,6 +49,20 @@ class EncoderLayer(nn.Module):
         return add_dropout(x, self.feed_forward(self.feed_forward_norm(x)), self.rate, self.training)
 
 
+def packed(stack: "Encoder | CausalStack", inputs: Sequence[Tensor], biases: Sequence[Tensor | None]) -> list[Tensor]:
+    """The normalised states of several (B, S, D). All but attention is done for all of them at once, as small
+    operations cost a CPU more than their arithmetic."""
+    parts = [Part(x_BSD.shape[0], x_BSD.shape[1], bias) for x_BSD, bias in zip(inputs, biases, strict=True)]
+    sizes = [part.batch * part.length for part in parts]
+    x_MD = torch.cat([x_BSD.flatten(0, 1) for x_BSD in inputs])
+    x_MD = dropout(rounded(x_MD), stack.rate, stack.training)
+    layers: Any = stack.layers
+    for layer in layers:
+        x_MD = layer.packed(x_MD, parts)
+    states = stack.norm(x_MD)[: sum(sizes)].split(sizes)
+    return [states_MD.view_as(x_BSD) for states_MD, x_BSD in zip(states, inputs, strict=True)]
+
+
 class Encoder(nn.Module):
     """Bidirectional stack: (B, S, D) embeddings to (B, S, D) states."""
 
@@ -61,13 +75,20 @@ class Encoder(nn.Module):
 
     def forward(self, x_BSD: Tensor, mask_B11S: Tensor | None) -> Tensor:
         """`mask_B11S` is 0 where a token is and -inf where padding is; None when there is no padding."""
-        bias = self.bias(x_BSD.shape[1], x_BSD.shape[1])
-        if mask_B11S is not None:
-            bias = bias + mask_B11S
+        bias = self._biases(x_BSD, mask_B11S)
         x_BSD = dropout(x_BSD, self.rate, self.training)
         for layer in self.layers:
             x_BSD, _ = layer(x_BSD, bias)
         return dropout(self.norm(x_BSD), self.rate, self.training)
+
+    def packed(self, inputs: Sequence[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
+        """`forward` of several (B, S, D) with their masks; see `packed`."""
+        states = packed(self, inputs, list(map(self._biases, inputs, masks)))
+        return [dropout(states_BSD, self.rate, self.training) for states_BSD in states]
+
+    def _biases(self, x_BSD: Tensor, mask_B11S: Tensor | None) -> Tensor:
+        bias: Tensor = self.bias(x_BSD.shape[1], x_BSD.shape[1])
+        return bias if mask_B11S is None else bias + mask_B11S
 
 
 class CausalState(NamedTuple):
@@ -106,20 +127,11 @@ class CausalStack(nn.Module):
         return self.norm(x_BSD), memory
 
     def packed(self, inputs: Sequence[Tensor], biases: Sequence[Tensor | None] | None = None) -> list[Tensor]:
-        """`forward` of several (B, S, D). All but attention is done for all of them at once, as small operations cost a
-        CPU more than their arithmetic. One alone is read as by `forward`."""
+        """`forward` of several (B, S, D); see `packed`. One alone is read as by `forward`."""
         biases = biases or [None] * len(inputs)
         if len(inputs) == 1:
             return [self(inputs[0], biases[0])]
-        parts = [Part(x_BSD.shape[0], x_BSD.shape[1], bias) for x_BSD, bias in zip(inputs, biases, strict=True)]
-        sizes = [part.batch * part.length for part in parts]
-        x_MD = torch.cat([x_BSD.flatten(0, 1) for x_BSD in inputs])
-        x_MD = dropout(rounded(x_MD), self.rate, self.training)
-        layers: Any = self.layers
-        for layer in layers:
-            x_MD = layer.packed(x_MD, parts)
-        states = self.norm(x_MD)[: sum(sizes)].split(sizes)
-        return [states_MD.view_as(x_BSD) for states_MD, x_BSD in zip(states, inputs, strict=True)]
+        return packed(self, inputs, biases)
 
     def begin(self, x_BSD: Tensor, mask_B11S: Tensor | None) -> tuple[Tensor, CausalState]:
         """Reads a history that is kept once a user; padding stands behind, so only later tokens need the mask."""
@@ -160,10 +172,10 @@ class DecoderLayer(nn.Module):
         x = add_dropout(x, self.read(self.cross_norm(x), source, mask_B11S, aside), self.rate, self.training)
         return add_dropout(x, self.feed_forward(self.feed_forward_norm(x)), self.rate, self.training)
 
-    def forward(self, x_BTD: Tensor, bias: Tensor, source_BSD: Tensor, mask_B11S: Tensor | None, aside: Any) -> Tensor:
+    def forward(self, x_BTD: Tensor, bias: Tensor, source: Source, mask_B11S: Tensor | None, aside: Any) -> Tensor:
         attended, _ = self.attention.self_attention(self.attention_norm(x_BTD), bias)
         x_BTD = add_dropout(x_BTD, attended, self.rate, self.training)
-        return self.after_self(x_BTD, source_BSD, mask_B11S, aside)
+        return self.after_self(x_BTD, source, mask_B11S, aside)
 
 
 class DecoderState(NamedTuple):
@@ -185,13 +197,13 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(shape.width)
 
     def forward(
-        self, x_BTD: Tensor, source_BSD: Tensor, mask_B11S: Tensor | None, asides: Sequence[Any] | None = None
+        self, x_BTD: Tensor, source: Source, mask_B11S: Tensor | None, asides: Sequence[Any] | None = None
     ) -> Tensor:
         """All T positions at once, for training: (B, T, D) to (B, T, D). `asides`: what each layer reads besides."""
         bias = self.bias(x_BTD.shape[1], x_BTD.shape[1])
         x_BTD = dropout(x_BTD, self.rate, self.training)
         for layer, aside in zip(self.layers, asides or [None] * len(self.layers), strict=True):
-            x_BTD = layer(x_BTD, bias, source_BSD, mask_B11S, aside)
+            x_BTD = layer(x_BTD, bias, source, mask_B11S, aside)
         return dropout(self.norm(x_BTD), self.rate, self.training)
 
     def begin(self, source_BSD: Tensor, mask_B11S: Tensor | None) -> DecoderState:

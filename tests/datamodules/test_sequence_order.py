@@ -30,6 +30,7 @@ def test_parts_of_windows_pad_a_third_of_what_whole_batches_do_and_prefixes_next
     data = synthetic(num_users=5000)
     assert padding_share(data.train_dataloader()) < 0.06
     assert padding_share(data.val_dataloader()) < 0.06
+    assert padding_share(synthetic(5000, batches="random").train_dataloader()) < 0.10
     windows = synthetic(5000, "windows", batch_size=4000)
     assert padding_share(windows.train_dataloader()) < 0.15
     assert padding_share(BatchLoader(windows.epoch_batches(0), windows.train_collate())) > 0.45
@@ -100,10 +101,28 @@ def test_parts_of_a_batch_are_the_cheapest_of_all(lengths: list[int], part_cost:
     assert as_lists(cut_by_length(rows_B, length_B, math.inf)) == [rows_B[np.argsort(length_B, kind="stable")].tolist()]
 
 
-@pytest.mark.parametrize("learns_from", ["prefixes", "windows"])
-def test_the_order_of_an_epoch_depends_on_the_seed_and_the_epoch_alone(learns_from: str) -> None:
+every_kind = pytest.mark.parametrize(
+    ("learns_from", "batches"), [("prefixes", "like"), ("prefixes", "random"), ("windows", "like")]
+)
+
+
+def test_a_random_batch_of_prefixes_holds_examples_of_any_length_in_parts_of_one() -> None:
+    data = synthetic(5000, batches="random", batch_size=128)
+    rows, lengths = data.epoch_batches(0), data._train_lengths
+    assert {len(rows_B) for rows_B in rows} <= {127, 128}
+    spread = np.array([lengths[rows_B].std() for rows_B in rows])
+    assert spread.min() > lengths.std() / 2
+    for rows_B in rows[:5]:
+        parts = data.train_parts()(rows_B)
+        assert len(parts) > 2
+        users = sorted(user for part in parts for user in part.user_B.tolist())
+        assert users == sorted(data.split.train.user_E[rows_B].tolist())
+
+
+@every_kind
+def test_the_order_of_an_epoch_depends_on_the_seed_and_the_epoch_alone(learns_from: str, batches: str) -> None:
     catalog = SyntheticConfig(num_users=60).build()
-    one, same, other = (data_of(catalog, 200, seed, learns_from, batch_size=16) for seed in (0, 0, 1))
+    one, same, other = (data_of(catalog, 200, seed, learns_from, batch_size=16, batches=batches) for seed in (0, 0, 1))
     one.epoch_batches(0), one.epoch_batches(1)  # what was asked before does not matter
     assert as_lists(one.epoch_batches(3)) == as_lists(same.epoch_batches(3))
     assert as_lists(one.epoch_batches(3)) != as_lists(one.epoch_batches(2))
@@ -113,10 +132,12 @@ def test_the_order_of_an_epoch_depends_on_the_seed_and_the_epoch_alone(learns_fr
     assert tokens == again
 
 
-@pytest.mark.parametrize("learns_from", ["prefixes", "windows"])
+@every_kind
 @pytest.mark.parametrize("steps", [1, 3, 7, 100])
-def test_with_steps_per_epoch_the_epochs_are_one_stream_of_whole_passes(steps: int, learns_from: str) -> None:
-    data = synthetic(20, learns_from, batch_size=16, steps_per_epoch=steps)
+def test_with_steps_per_epoch_the_epochs_are_one_stream_of_whole_passes(
+    steps: int, learns_from: str, batches: str
+) -> None:
+    data = synthetic(20, learns_from, batch_size=16, steps_per_epoch=steps, batches=batches)
     passes, per_pass = 3, data.batches_per_pass()
     stream: list[np.ndarray] = []
     for epoch in range(-(-passes * per_pass // steps)):
@@ -128,14 +149,14 @@ def test_with_steps_per_epoch_the_epochs_are_one_stream_of_whole_passes(steps: i
         assert sorted(chain.from_iterable(one_pass)) == list(range(len(data._train_lengths)))
 
 
-@pytest.mark.parametrize("learns_from", ["prefixes", "windows"])
+@every_kind
 @pytest.mark.parametrize("steps", [0, 5])
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_processes_share_the_batches_of_one_with_the_whole_batch_size(
-    processes: int, steps: int, learns_from: str
+    processes: int, steps: int, learns_from: str, batches: str
 ) -> None:
-    alone = synthetic(20, learns_from, batch_size=16 * processes, steps_per_epoch=steps)
-    data = synthetic(20, learns_from, batch_size=16, steps_per_epoch=steps)
+    alone = synthetic(20, learns_from, batch_size=16 * processes, steps_per_epoch=steps, batches=batches)
+    data = synthetic(20, learns_from, batch_size=16, steps_per_epoch=steps, batches=batches)
     loaders = [as_rank(data, rank, processes).train_dataloader().batches for rank in range(processes)]
     whole = [rows for rows in as_lists(alone.epoch_batches(0)) if len(rows) >= processes or steps]
     assert [len(loader) for loader in loaders] == [len(whole)] * processes

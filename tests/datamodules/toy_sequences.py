@@ -32,7 +32,7 @@ def table_of(num_items: int, sizes: tuple[int, ...]) -> SIDTable:
 
 
 def data_of(
-    catalog: Catalog, num_items: int = NUM_ITEMS, seed: int = 0, learns_from: str = "prefixes", **config: int
+    catalog: Catalog, num_items: int = NUM_ITEMS, seed: int = 0, learns_from: str = "prefixes", **config: Any
 ) -> SequenceDataModule:
     table = table_of(num_items, (3, 5))
     tokens = TokenSpace(table.codebook_sizes, num_user_tokens=6)
@@ -40,7 +40,7 @@ def data_of(
     return SequenceDataModule(SequenceConfig(**config), catalog, split, table, tokens, seed, learns_from)
 
 
-def synthetic(num_users: int = 60, learns_from: str = "prefixes", **config: int) -> SequenceDataModule:
+def synthetic(num_users: int = 60, learns_from: str = "prefixes", **config: Any) -> SequenceDataModule:
     return data_of(SyntheticConfig(num_users=num_users).build(), 200, learns_from=learns_from, **config)
 
 

@@ -38,10 +38,10 @@ def finished(name: str, output: Path, *more: str) -> tuple[dict[str, Any], dict[
     return json.loads((folder / "test.json").read_text()), read_columns(folder / "metrics.csv")
 
 
-def check_curve_and_sigterm(strategy: str, tmp_path: Path) -> None:
+def check_curve_and_sigterm(strategy: str, tmp_path: Path, *more: str) -> None:
     """The loss curve is that of one process, and SIGTERM in the middle changes nothing."""
-    processes = ["sequences.batch_size=32", "train.devices=2", f"train.strategy={strategy}"]
-    one, alone = finished("tiger_tiny", tmp_path / "one", "sequences.batch_size=64")
+    processes = ["sequences.batch_size=32", "train.devices=2", f"train.strategy={strategy}", *more]
+    one, alone = finished("tiger_tiny", tmp_path / "one", "sequences.batch_size=64", *more)
     two, shared = finished("tiger_tiny", tmp_path / "two", *processes)
     assert alone["step"].tolist() == shared["step"].tolist()
     # The means of two halves weigh the samples of an odd batch a little differently.
