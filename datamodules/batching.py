@@ -8,7 +8,7 @@ import numpy as np
 from sid.errors import UserError
 
 PART_COST = {"windows": 200, "prefixes": 20}
-"""Items that a CPU reads in about the time that one part more takes, in Sidlight and in TIGER."""
+"""Items that a CPU reads in about the time that one part more takes: in Sidlight; for TIGER the best of 20 to 200."""
 
 
 def like_batches(length_E: np.ndarray, batch_size: int, generator: np.random.Generator) -> list[np.ndarray]:
@@ -28,8 +28,8 @@ def random_batches(
 ) -> list[np.ndarray]:
     """One pass over all examples in random batches of equally many (or one less), about `batch_size` of the cost each.
 
-    Batches of like length need less padding, but they are no random sample: steps that see short histories alone, then
-    long ones alone, end in worse models (experiments/LOG.md, 2026-11-23 and 2026-11-30).
+    Batches of like length need less padding, but they are no random sample: of windows, steps that see short histories
+    alone, then long ones alone, end in worse models (experiments/LOG.md, 2026-11-23); of prefixes perhaps (2026-11-30).
     """
     num_batches = min(-(-total_cost // batch_size), num_examples)
     return np.array_split(generator.permutation(num_examples), num_batches) if num_batches else []

@@ -17,8 +17,8 @@ class SequenceConfig:
     stride: int = 0
     """Windows only: how far each further window of a user with more than `max_items` moves on; 0: half of them."""
     batches: str = field(default="like", metadata=IF_SET)
-    """Of prefixes: like (of like length, so that next to nothing is padded) or random, as windows always are. On a CPU
-    TIGER's random ones take 1.3 times as long (experiments/LOG.md, 2026-11-30)."""
+    """Of prefixes: like (of like length, so that next to nothing is padded) or random, as windows always are; then a
+    small TIGER takes 1.1 to 1.3 times as long on a CPU (experiments/LOG.md, 2026-11-30)."""
     batch_size: int = 256
     """A batch and process: training prefixes, or items of windows. Two take the steps of one with twice as many."""
     eval_batch_size: int = 64

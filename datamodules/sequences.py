@@ -157,7 +157,7 @@ class SequenceDataModule(lightning.LightningDataModule):
         self._catalog, self._table, self._tokens = catalog, table, tokens
         if learns_from not in ("prefixes", "windows"):
             raise ValueError(f"learns_from={learns_from!r}: expected prefixes or windows")
-        self._learns_from, self._windows = learns_from, None
+        self._windows = None
         if learns_from == "windows":
             stride = config.stride or -(-config.max_items // 2)
             self._windows = cut_windows(split.train, catalog.offsets_U1, config.max_items, stride)
@@ -191,16 +191,16 @@ class SequenceDataModule(lightning.LightningDataModule):
         return WindowCollate(self._log(), self._windows)
 
     def train_parts(self) -> InParts:
-        """What makes training batches. They come in one part on an accelerator, where a part costs launches, and places
-        next to nothing; and so do prefixes of like length, which may have two lengths."""
+        """What makes training batches. Prefixes of like length come in one part, in which little is padded; and so does
+        everything on an accelerator, where a part costs launches, and a window's places next to nothing (those of a
+        prefix were not measured)."""
         in_parts = self._random and self._device().type == "cpu"
-        return InParts(
-            self.train_collate(), self._train_lengths, PART_COST[self._learns_from] if in_parts else math.inf
-        )
+        part_cost = PART_COST["prefixes" if self._windows is None else "windows"] if in_parts else math.inf
+        return InParts(self.train_collate(), self._train_lengths, part_cost)
 
     @property
     def _random(self) -> bool:
-        return self._learns_from == "windows" or self.config.batches == "random"
+        return self._windows is not None or self.config.batches == "random"
 
     def _pass(self, number: int, processes: int) -> list[np.ndarray]:
         """The batches of all processes together, without one that has no row for some of them."""

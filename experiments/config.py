@@ -304,6 +304,8 @@ def check(config: RunConfig) -> None:
     ordered = config.model.learns_from == "prefixes" or config.split.kind != "given"
     kinds = "leave_one_out or time: the model learns from whole sequences, and given targets have no order"
     require(ordered, "split.kind", config.split.kind, kinds)
+    given = config.model.learns_from == "prefixes" or config.sequences.batches == "like"
+    require(given, "sequences.batches", config.sequences.batches, "like: it is about prefixes, and windows are random")
     able = [name for name, kind in TOKENIZERS.items() if kind.has_last_level]
     possible = config.tokenizer.has_last_level or not config.tokenizer.reassign
     expected = f"false: of the tokenizers, {', '.join(able)} have distances to the codes of a last level"

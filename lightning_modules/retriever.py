@@ -14,8 +14,10 @@ from lightning_modules.configs import OptimizerConfig
 from lightning_modules.finite import require_finite
 from lightning_modules.optimizers import build_optimizer, build_schedule
 
-LOSSES = ("loss", "prefix_loss", "window_loss", "pretraining_loss")
-ENTRANCES = (*LOSSES, "begin", "next_logp", "worth", "look_inside", "scores")
+ENTRANCES = (
+    *("loss", "prefix_loss", "window_loss", "pretraining_loss"),
+    *("begin", "next_logp", "worth", "look_inside", "scores"),
+)
 """What is called of a model from outside; each where a model has it."""
 
 

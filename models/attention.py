@@ -124,7 +124,8 @@ class Packed(NamedTuple):
 
 
 Source: TypeAlias = Tensor | tuple[Tensor, Tensor] | Packed
-"""What cross-attention reads: states (B, S, D), or the keys and values (B, H, S, E) that a layer has made of them."""
+"""What cross-attention reads: states (B, S, D), of one part or of several, or the keys and values (B, H, S, E) that a
+layer has made of them."""
 
 
 class Part(NamedTuple):
@@ -208,7 +209,8 @@ class Attention(nn.Module):
 
     def cross_attention(self, x_BTD: Tensor, source: Source, bias: Tensor | None) -> Tensor:
         """(B, T, D). States are better for a few queries, their keys and values for many or for several steps. The bias
-        (B, 1, T or 1, S) is the same for all heads; of states for all queries, too: (B, 1, 1, S)."""
+        (B, 1, T or 1, S) is the same for all heads; of states for all queries, too: (B, 1, 1, S). Several parts have
+        masks of their own in its place."""
         if isinstance(source, Tensor):
             source = Packed([source], [bias])
         if isinstance(source, Packed):

@@ -33,8 +33,8 @@ class ModelConfig:
     """What every retriever's config offers: `GenerativeConfig`, or `models.classic_configs.ClassicConfig`."""
 
     learns_from: ClassVar[str] = "prefixes"
-    """What a training sample is: prefixes (a history and its next item), or windows (all next items of a user at once;
-    the model then offers `window_loss`)."""
+    """What a training sample is: prefixes (a history and its next item; for random batches of them the model offers
+    `prefix_loss`), or windows (all next items of a user at once; the model offers `window_loss`)."""
     revision: ClassVar[int] = 0
     """Raised when a network of the same sizes computes otherwise: what was trained before is not taken for it."""
 

@@ -185,6 +185,8 @@ class Glass(Tiger):
 
     def asides(self, prefixes: Sequence[tuple[Tensor, ...]]) -> list[Found] | None:
         """What the targets' first codes bring back, of all rows of several parts."""
+        if not self.most:
+            return None
         width = max(long_BT.shape[1] for _, long_BT, _ in prefixes)
         long_BT = torch.cat([F.pad(long_BT, (0, width - long_BT.shape[1]), value=-1) for _, long_BT, _ in prefixes])
         return self.told(long_BT, torch.cat([codes_BL for *_, codes_BL in prefixes]))[0]

@@ -92,7 +92,7 @@ class Tiger(nn.Module):
         return self.token_loss(self(tokens_BS, codes_BL), codes_BL)
 
     def prefix_loss(self, prefixes: Sequence[tuple[Tensor, ...]]) -> Tensor:
-        """`loss` of all rows of several parts, each what `loss` takes; see `models.transformer.packed`."""
+        """`loss` of all rows of several parts, each what `loss` takes; see `models.transformer.read_together`."""
         embedded = [self.embed(*inputs) for *inputs, _ in prefixes]
         masks = [self.mask(padding_BS) for _, padding_BS in embedded]
         states = self.encoder.packed([x_BSD for x_BSD, _ in embedded], masks)

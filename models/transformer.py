@@ -49,7 +49,9 @@ class EncoderLayer(nn.Module):
         return add_dropout(x, self.feed_forward(self.feed_forward_norm(x)), self.rate, self.training)
 
 
-def packed(stack: "Encoder | CausalStack", inputs: Sequence[Tensor], biases: Sequence[Tensor | None]) -> list[Tensor]:
+def read_together(
+    stack: "Encoder | CausalStack", inputs: Sequence[Tensor], biases: Sequence[Tensor | None]
+) -> list[Tensor]:
     """The normalised states of several (B, S, D). All but attention is done for all of them at once, as small
     operations cost a CPU more than their arithmetic."""
     parts = [Part(x_BSD.shape[0], x_BSD.shape[1], bias) for x_BSD, bias in zip(inputs, biases, strict=True)]
@@ -82,8 +84,8 @@ class Encoder(nn.Module):
         return dropout(self.norm(x_BSD), self.rate, self.training)
 
     def packed(self, inputs: Sequence[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
-        """`forward` of several (B, S, D) with their masks; see `packed`."""
-        states = packed(self, inputs, list(map(self._biases, inputs, masks)))
+        """`forward` of several (B, S, D) with their masks; see `read_together`."""
+        states = read_together(self, inputs, list(map(self._biases, inputs, masks)))
         return [dropout(states_BSD, self.rate, self.training) for states_BSD in states]
 
     def _biases(self, x_BSD: Tensor, mask_B11S: Tensor | None) -> Tensor:
@@ -127,11 +129,11 @@ class CausalStack(nn.Module):
         return self.norm(x_BSD), memory
 
     def packed(self, inputs: Sequence[Tensor], biases: Sequence[Tensor | None] | None = None) -> list[Tensor]:
-        """`forward` of several (B, S, D); see `packed`. One alone is read as by `forward`."""
+        """`forward` of several (B, S, D); see `read_together`. One alone is read as by `forward`."""
         biases = biases or [None] * len(inputs)
         if len(inputs) == 1:
             return [self(inputs[0], biases[0])]
-        return packed(self, inputs, biases)
+        return read_together(self, inputs, biases)
 
     def begin(self, x_BSD: Tensor, mask_B11S: Tensor | None) -> tuple[Tensor, CausalState]:
         """Reads a history that is kept once a user; padding stands behind, so only later tokens need the mask."""

@@ -106,15 +106,15 @@ every_kind = pytest.mark.parametrize(
 )
 
 
-def test_a_random_batch_of_prefixes_holds_examples_of_any_length_in_parts_of_one() -> None:
+def test_a_random_batch_of_prefixes_holds_examples_of_any_length_in_parts_of_like_length() -> None:
     data = synthetic(5000, batches="random", batch_size=128)
-    rows, lengths = data.epoch_batches(0), data._train_lengths
+    like, rows, lengths = synthetic(5000, batch_size=128), data.epoch_batches(0), data._train_lengths
     assert {len(rows_B) for rows_B in rows} <= {127, 128}
     spread = np.array([lengths[rows_B].std() for rows_B in rows])
     assert spread.min() > lengths.std() / 2
     for rows_B in rows[:5]:
         parts = data.train_parts()(rows_B)
-        assert len(parts) > 2
+        assert len(parts) > 2 and len(like.train_parts()(rows_B)) == 1
         users = sorted(user for part in parts for user in part.user_B.tolist())
         assert users == sorted(data.split.train.user_E[rows_B].tolist())
 

@@ -78,6 +78,7 @@ def test_overrides_reach_every_depth_and_keep_their_types() -> None:
         ("seed=-1", "seed=-1: expected 0 to 2147483647"),
         ("name=../up", "name='../up': expected"),
         ("split.kind=random", "split.kind=random: expected leave_one_out or time"),
+        ("sequences.batches=sorted", "sequences.batches=sorted: expected like or random"),
         ("sequences.stride=21", "sequences.stride=21: expected at most 20, max_items"),
         ("train.ema=1", "train.ema=1.0: expected at least 0 and below 1"),
         ("train.ema=-0.1", "train.ema=-0.1: expected at least 0 and below 1"),
@@ -181,5 +182,11 @@ def test_every_option_that_older_configurations_lack_is_known() -> None:
         kinds += [other for other in kind.__subclasses__() if other not in kinds]
     kinds += [SplitConfig, TrainConfig, EvaluationConfig]
     options = {f.name for kind in kinds for f in dataclasses.fields(kind) if f.metadata.get("hashed") == "if set"}
-    assert {"kind", "revive", "whiten", "repeats"} <= options
+    assert {"kind", "revive", "whiten", "repeats", "batches"} <= options
     assert options == {key.partition(".")[2] for key in unless_set()}
+
+
+def test_windows_are_random_already() -> None:
+    with pytest.raises(UserError, match="sequences.batches=random: expected like: .* windows are random"):
+        override(named("causal_tiny"), ["sequences.batches=random"])
+    assert override(named("tiger_tiny"), ["sequences.batches=random"]).sequences.batches == "random"

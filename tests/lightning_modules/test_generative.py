@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.batch import SequenceBatch, WindowBatch
 from lightning_modules.configs import OptimizerConfig
-from lightning_modules.generative import GenerativeModule
+from lightning_modules.generative import GenerativeModule, training_loss
 from models.configs import CausalConfig, TigerConfig
 from sid.decode import beam_search
 from sid.errors import UserError
@@ -130,6 +130,14 @@ def test_a_training_step_on_windows_gives_the_loss_of_all_their_targets(monkeypa
     assert torch.equal(loss, module.model.window_loss([(windows.tokens_BS, windows.target_BT)])) and loss.requires_grad
     examples = fifty_examples(module)
     assert torch.equal(module.training_step([examples]), module.model.loss(examples.tokens_BS, examples.codes_BL))
+
+
+def test_prefixes_in_uneven_parts_have_the_loss_and_the_number_of_all_their_targets() -> None:
+    module = module_of()
+    whole = fifty_examples(module)
+    uneven = [SequenceBatch(*(t if t is None else t[rows] for t in whole)) for rows in (slice(0, 45), slice(45, 50))]
+    (loss, targets), (expected, _) = training_loss(module.model, uneven), training_loss(module.model, [whole])
+    assert targets == 50 and loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_the_logged_training_loss_is_the_mean_over_the_targets_of_uneven_windows(tmp_path: Path) -> None:

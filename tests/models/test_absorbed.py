@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.attention import Attention, Shape, laid_out
+from models.attention import Attention, Packed, Part, Shape, laid_out
 
 SHAPE = Shape(width=24, num_layers=1, num_heads=3, head_width=8, ff_width=32, dropout=0.0)
 
@@ -32,16 +32,31 @@ def test_states_are_read_as_their_keys_and_values_are(t5: bool, padded: bool) ->
         assert not found[0][2][1, 5:].any()
 
 
-def test_weights_are_dropped_as_often() -> None:
+@pytest.mark.parametrize("parts", [1, 2])
+def test_weights_are_dropped_as_often(parts: int) -> None:
     cross = Attention(replace(SHAPE, dropout=0.5), cross=True)
     source_BSD = torch.zeros(100, 50, 24)
     source_BSD[..., 0] = 1.0
     with torch.no_grad():
         cross.out.weight.copy_(torch.eye(24))
         cross.fused.weight[24:, 0] = 1.0
-        shares = torch.stack([cross.cross_attention(torch.zeros(100, 2, 24), source_BSD, None) for _ in range(20)])
+        source = source_BSD if parts == 1 else Packed(source_BSD.split([30, 70]), [None, None])
+        shares = torch.stack([cross.cross_attention(torch.zeros(100, 2, 24), source, None) for _ in range(20)])
     assert shares.mean() == pytest.approx(1.0, abs=0.02)
     assert shares.std() == pytest.approx(50**-0.5, rel=0.1)
+
+
+def test_weights_are_dropped_as_often_within_the_own_source() -> None:
+    own = Attention(replace(SHAPE, dropout=0.5), cross=False)
+    x_MD, parts = torch.zeros(5000, 24), [Part(30, 50, torch.zeros(1)), Part(70, 50, torch.zeros(1))]
+    x_MD[:, 0] = 1.0
+    with torch.no_grad():
+        own.out.weight.copy_(torch.eye(24))
+        own.q.weight.zero_()
+        own.fused.weight[24:, 0] = 1.0
+        shares_MD = own.packed_attention(x_MD, parts)
+    assert shares_MD.mean() == pytest.approx(1.0, abs=0.02)
+    assert shares_MD.std() == pytest.approx(50**-0.5, rel=0.1)
 
 
 def test_a_bias_by_head_is_refused() -> None:

@@ -51,11 +51,11 @@ def histories(model: Tiger, lengths: list[int]) -> Tensor:
 
 @pytest.mark.parametrize("kind", [TigerConfig, P5Config])
 @settings(max_examples=15, deadline=None)
-@given(lengths=st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=4), min_size=1, max_size=4))
+@given(lengths=st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4), min_size=1, max_size=4))
 def test_parts_together_teach_what_each_teaches_alone(kind: Any, lengths: list[list[int]]) -> None:
     torch.manual_seed(0)
     model = kind(**SMALL, num_user_tokens=10).build(SIZES, 20).double()
-    check(model, [(histories(model, [max(n, 1) for n in part]), codes(len(part))) for part in lengths])
+    check(model, [(histories(model, part), codes(len(part))) for part in lengths])
 
 
 @pytest.mark.parametrize("changes", [{}, {"gate": "sum"}, {"tier": False}, {"search": False}])
@@ -88,4 +88,4 @@ def test_under_autocast_parts_are_read_in_float32() -> None:
         together = cross.cross_attention(x_BTD, Packed(states, masks), None)
         each = zip(x_BTD.split([3, 5]), states, masks, strict=True)
         apart = torch.cat([cross.cross_attention(*part) for part in each])
-    assert 0 < (together - exact).norm() < 1.2 * (apart - exact).norm()
+    assert 0 < (together - exact).norm() < 0.95 * (apart - exact).norm()
