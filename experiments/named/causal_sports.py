@@ -2,8 +2,8 @@
 
     make exp NAME=causal_sports
 
-Published (TIGER, Table 1): Recall@10 .0400, NDCG@10 .0225. Ours: item form .0349 / .0181 (3 seeds, 30
-CPU-minutes of training), flat form (model.form=flat) .0331 / .0167 (3 seeds, 26 CPU-minutes).
+Published (TIGER, Table 1): Recall@10 .0400, NDCG@10 .0225. Ours: item form .0370 / .0197 (3 seeds, 20
+CPU-minutes of training); before 2026-11-23 the flat form (model.form=flat) .0331 / .0167 (3 seeds, 26 CPU-minutes).
 """
 
 from datamodules.amazon import AmazonConfig
