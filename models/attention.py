@@ -227,13 +227,13 @@ class Attention(nn.Module):
         query_BTHE = self.scaled(self.q(x_BTD)).unflatten(-1, (num_heads, head_width))
         asked_BQD = torch.einsum("bthe,hed->bthd", query_BTHE, key_HED).flatten(1, 2)
         if len(source.states) == 1:
-            read_BQD = self.mixed(asked_BQD, source.states[0], source.masks[0])
+            read_BQD = self._mixed(asked_BQD, source.states[0], source.masks[0])
         else:
             read_BQD = self._mixed_apart(asked_BQD, source)
         read_BTHD = read_BQD.unflatten(1, (-1, num_heads))
         return torch.einsum("bthd,hed->bthe", read_BTHD, value_HED).flatten(2)
 
-    def mixed(self, asked_BQD: Tensor, source_BSD: Tensor, mask_B11S: Tensor | None) -> Tensor:
+    def _mixed(self, asked_BQD: Tensor, source_BSD: Tensor, mask_B11S: Tensor | None) -> Tensor:
         """(B, Q, D) of the states, by how near they are to what is asked."""
         source_BSD = source_BSD.to(asked_BQD.dtype)
         scores_BQS = asked_BQD @ source_BSD.transpose(1, 2)
@@ -243,12 +243,12 @@ class Attention(nn.Module):
         return weights_BQS @ source_BSD
 
     def _mixed_apart(self, asked_BQD: Tensor, source: Packed) -> Tensor:
-        """`mixed` of every part, in float32 on a CPU as in `packed_attention`."""
+        """`_mixed` of every part, in float32 on a CPU as in `packed_attention`."""
         if asked_BQD.device.type == "cpu":
             asked_BQD = asked_BQD.to(self.fused.weight.dtype)
         each = asked_BQD.split([len(states_BSD) for states_BSD in source.states])
         with in_float32():
-            return torch.cat(list(map(self.mixed, each, source.states, source.masks)))
+            return torch.cat(list(map(self._mixed, each, source.states, source.masks)))
 
     def beam_attention(
         self,

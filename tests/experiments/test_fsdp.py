@@ -17,8 +17,7 @@ from tests.experiments.two_processes import check_curve_and_sigterm
 
 
 def test_the_loss_curve_is_that_of_one_process_and_sigterm_changes_nothing(tmp_path: Path) -> None:
-    """With random batches, whose parts are not equally many in both processes."""
-    check_curve_and_sigterm("fsdp", tmp_path, "sequences.batches=random")
+    check_curve_and_sigterm("fsdp", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["tiger_tiny", "sidlight_tiny", "sasrec_tiny"])

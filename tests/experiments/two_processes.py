@@ -1,5 +1,5 @@
 """Training in two processes on CPU (gloo) takes the steps that one process with twice the batch takes: what
-`test_ddp.py` and `test_fsdp.py` check, in files of their own so that they run side by side."""
+`test_ddp.py`, `test_fsdp.py` and `test_fsdp_parts.py` check, in files of their own so that they run side by side."""
 
 import json
 import os
@@ -38,18 +38,27 @@ def finished(name: str, output: Path, *more: str) -> tuple[dict[str, Any], dict[
     return json.loads((folder / "test.json").read_text()), read_columns(folder / "metrics.csv")
 
 
-def check_curve_and_sigterm(strategy: str, tmp_path: Path, *more: str) -> None:
-    """The loss curve is that of one process, and SIGTERM in the middle changes nothing."""
-    processes = ["sequences.batch_size=32", "train.devices=2", f"train.strategy={strategy}", *more]
+def two_processes(strategy: str) -> list[str]:
+    return ["sequences.batch_size=32", "train.devices=2", f"train.strategy={strategy}"]
+
+
+def check_curve(strategy: str, tmp_path: Path, *more: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The loss curve is that of one process; test result and metrics of two."""
     one, alone = finished("tiger_tiny", tmp_path / "one", "sequences.batch_size=64", *more)
-    two, shared = finished("tiger_tiny", tmp_path / "two", *processes)
+    two, shared = finished("tiger_tiny", tmp_path / "two", *two_processes(strategy), *more)
     assert alone["step"].tolist() == shared["step"].tolist()
     # The means of two halves weigh the samples of an odd batch a little differently.
     assert np.allclose(alone["train/loss"], shared["train/loss"], rtol=2e-3)
     assert np.allclose(alone["val/loss"], shared["val/loss"], rtol=2e-3)
     assert one["users"] == two["users"] == 151
     assert abs(one["metrics"]["recall@20"] - two["metrics"]["recall@20"]) < 0.05
+    return two, shared
 
+
+def check_curve_and_sigterm(strategy: str, tmp_path: Path) -> None:
+    """The loss curve is that of one process, and SIGTERM in the middle changes nothing."""
+    two, shared = check_curve(strategy, tmp_path)
+    processes = two_processes(strategy)
     (tmp_path / "ended").mkdir()
     (tmp_path / "ended/artifacts").symlink_to(tmp_path / "two/artifacts")
     often = "train.checkpoint_minutes=0.001"
