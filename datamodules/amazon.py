@@ -1,4 +1,4 @@
-"""Amazon reviews 2014 (McAuley et al., 2015), the 5-core files: Beauty, Sports and Outdoors, Toys and Games.
+"""Amazon reviews 2014 (McAuley et al., 2015), the 5-core files of all its categories.
 
 Preparation is that of S3-Rec (Zhou et al., 2020), used by TIGER and its successors: ratings above 0, each user's
 reviews by time (file order breaks ties), 5-core, ids by first appearance. It gives the counts in OFFICIAL.
@@ -25,6 +25,31 @@ OFFICIAL = {
     "Sports_and_Outdoors": {"users": 35_598, "items": 18_357, "interactions": 296_337},
     "Toys_and_Games": {"users": 19_412, "items": 11_924, "interactions": 167_597},
 }
+CATEGORIES = (
+    *OFFICIAL,
+    "Amazon_Instant_Video",
+    "Apps_for_Android",
+    "Automotive",
+    "Baby",
+    "Books",
+    "CDs_and_Vinyl",
+    "Cell_Phones_and_Accessories",
+    "Clothing_Shoes_and_Jewelry",
+    "Digital_Music",
+    "Electronics",
+    "Grocery_and_Gourmet_Food",
+    "Health_and_Personal_Care",
+    "Home_and_Kitchen",
+    "Kindle_Store",
+    "Movies_and_TV",
+    "Musical_Instruments",
+    "Office_Products",
+    "Patio_Lawn_and_Garden",
+    "Pet_Supplies",
+    "Tools_and_Home_Improvement",
+    "Video_Games",
+)
+"""As in the files' names."""
 ADDRESS = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
 BLOCK_BYTES = 1 << 24
 REVIEW_SCHEMA = pa.schema(
@@ -42,7 +67,7 @@ class AmazonConfig(CatalogConfig):
     """One category of Amazon reviews 2014.
 
     Attributes:
-        name: Beauty, Sports_and_Outdoors or Toys_and_Games.
+        name: one of CATEGORIES, such as Beauty.
         data_dir: the files lie in, or are downloaded to, `<data_dir>/amazon_2014`; empty: the environment's DATA_DIR,
             else `data`.
         min_count: fewest interactions of each user and each item.
@@ -54,8 +79,8 @@ class AmazonConfig(CatalogConfig):
 
     @property
     def official(self) -> dict[str, float]:
-        """The counts with min_count=5."""
-        return dict(OFFICIAL[self.name])
+        """The counts with min_count=5, for the categories that papers use."""
+        return dict(OFFICIAL.get(self.name, {}))
 
     def raw_files(self) -> list[Path]:
         """Reviews and metadata, downloaded from the official address if absent.
@@ -63,8 +88,8 @@ class AmazonConfig(CatalogConfig):
         Raises:
             UserError: unknown name, or a file is absent and cannot be downloaded.
         """
-        if self.name not in OFFICIAL:
-            raise UserError(f"There is no Amazon data set {self.name!r}; choose one of {', '.join(OFFICIAL)}.")
+        if self.name not in CATEGORIES:
+            raise UserError(f"There is no Amazon category {self.name!r}; choose one of {', '.join(CATEGORIES)}.")
         folder = data_folder(self.data_dir) / "amazon_2014"
         files = [folder / f"reviews_{self.name}_5.json.gz", folder / f"meta_{self.name}.json.gz"]
         try:

@@ -202,7 +202,7 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
     """The config with `key=value` assignments applied, e.g. `model.num_layers=3`.
 
     Raises UserError for an assignment without "=", an unknown key (with the nearest one), a value of the wrong type, or
-    one that `check` refuses.
+    one that `check` refuses. Other data than the experiment's leave no rows of papers to compare with.
     """
     if isinstance(config.model, ClassicConfig):
         refuse_unread(config.name, config.model, assignments)
@@ -230,6 +230,8 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
             problem = getattr(error, "problem", None) or str(error).splitlines()[0]
             raise UserError(f"{assignment}: the value cannot be read ({problem}); write it as YAML") from error
     result: Any = OmegaConf.to_object(tree)
+    if hashed(result.data) != hashed(config.data):
+        result.published = {}
     check(result)
     return result
 

@@ -98,8 +98,17 @@ def test_nothing_left_after_the_core_is_an_error(tmp_path: Path):
 
 
 def test_a_wrong_name_lists_the_right_ones(tmp_path: Path):
-    with pytest.raises(UserError, match="'Books'; choose one of Beauty, Sports_and_Outdoors, Toys_and_Games"):
-        AmazonConfig("Books", str(tmp_path)).raw_files()
+    with pytest.raises(UserError, match="'Toys'; choose one of Beauty, Sports_and_Outdoors, Toys_and_Games, .* Video"):
+        AmazonConfig("Toys", str(tmp_path)).raw_files()
+
+
+def test_a_category_without_counts_in_papers_is_prepared_like_the_others(tmp_path: Path):
+    write(tmp_path)
+    for file in (tmp_path / "amazon_2014").iterdir():
+        file.rename(file.with_name(file.name.replace("Beauty", "Video_Games")))
+    config = AmazonConfig("Video_Games", str(tmp_path), min_count=1)
+    assert config.build().items["item"].to_pylist() == ["cup", "tea"]
+    assert config.official == {} and AmazonConfig().official["users"] == 22_363
 
 
 def test_offline_names_both_files_the_folder_and_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
