@@ -5,7 +5,6 @@ Equal to ours: weights, vocabulary, sizes, dropout, optimiser, precision, thread
 """
 
 from collections import defaultdict
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,24 +33,30 @@ class PrefixTable:
     def __call__(self, batch_id: int, tokens: Tensor) -> list[int]:
         return self.following[tuple(tokens.tolist()[1:])]
 
-
-class Lists(NamedTuple):
-    """Top-K items and, when asked for, their scores."""
-
-    items_BK: Tensor
-    scores_BK: Tensor | None
+    def allowed(self, tokens_XL: Tensor, width: int) -> Tensor:
+        """(X, L, width) bool: what may follow the first 0, 1, ... tokens of each item."""
+        allowed_XLW = torch.zeros(*tokens_XL.shape, width, dtype=torch.bool)
+        for x, row in enumerate(tokens_XL.tolist()):
+            for level in range(len(row)):
+                allowed_XLW[x, level, self.following[tuple(row[:level])]] = True
+        return allowed_XLW
 
 
 @torch.inference_mode()
 def beam_search(
-    model: T5ForConditionalGeneration, prefixes: PrefixTable, tokens_BS: Tensor, num_beams: int, scores: bool = False
-) -> Lists:
-    """The `num_beams` best items of every user by `generate`.
+    model: T5ForConditionalGeneration,
+    prefixes: PrefixTable,
+    tokens_BS: Tensor,
+    num_beams: int,
+    constrained: bool = False,
+) -> Tensor:
+    """The `num_beams` best items (B, K) of every user by `generate`.
 
-    It masks after log-softmax, as ours does, and all sequences have one length, so no length penalty enters.
+    It masks after log-softmax, as ours does, or normalises anew over the codes that are left (`constrained`). All
+    sequences have one length, so no length penalty enters.
     """
     num_levels = len(next(iter(prefixes.items)))
-    output = model.generate(
+    sequences_XL = model.generate(
         input_ids=tokens_BS,
         attention_mask=tokens_BS != PAD,
         decoder_input_ids=torch.full((len(tokens_BS), 1), BOS),
@@ -61,9 +66,6 @@ def beam_search(
         length_penalty=0.0,
         do_sample=False,
         prefix_allowed_tokens_fn=prefixes,
-        return_dict_in_generate=True,
-        output_scores=scores,
+        renormalize_logits=constrained,
     )
-    found = [prefixes.items[tuple(row[1:])] for row in output.sequences.tolist()]
-    items_BK = torch.tensor(found).view(-1, num_beams)
-    return Lists(items_BK, output.sequences_scores.view(-1, num_beams) if scores else None)
+    return torch.tensor([prefixes.items[tuple(row[1:])] for row in sequences_XL.tolist()]).view(-1, num_beams)

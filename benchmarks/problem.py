@@ -94,13 +94,16 @@ class Problem:
         np.savez(path, codes=self.table.codes_NL.numpy(), items=self.catalog.item_M, offsets=self.catalog.offsets_U1)
 
 
-def load_problem(sids: Path | None) -> Problem:
-    """Beauty where DATA_DIR is set, else a synthetic catalogue; IDs from the folder `sids`, else the newest finished
-    tokenizer of this catalogue under artifacts/, else residual k-means on TF-IDF vectors made now."""
+def load_problem(sids: Path | None, table: SIDTable | None = None) -> Problem:
+    """Beauty where DATA_DIR is set, else a synthetic catalogue. Its IDs are `table`, or those in the folder `sids`, or
+    of the newest finished tokenizer of this catalogue under artifacts/, or residual k-means on TF-IDF vectors."""
     if os.environ.get("DATA_DIR"):
         name, catalog = "Amazon Beauty", AmazonConfig().build()
     else:
         name, catalog = "synthetic (DATA_DIR is not set)", SyntheticConfig(num_users=4000, num_items=2000).build()
+    if table is not None:
+        table.require_catalog("", catalog.num_items)
+        return Problem(f"{name}, IDs of a run", catalog, table)
     found = [sids] if sids else _finished(catalog.num_items)
     if found:
         return Problem(f"{name}, IDs from {found[0]}", catalog, SIDTable.load(found[0]))

@@ -1,6 +1,7 @@
 """`make bench`: TIGER and the causal retriever beside Hugging Face's T5 and cornac's TIGER, in one run on one thread.
 
     python -m benchmarks.run [--part train|decode|quality|all] [--rounds 5] [--minutes 2] [--no-cornac] [--save]
+    python -m benchmarks.run --part decode --run runs/tiger_beauty/<hash>    # beams of a trained TIGER, no cornac
 
 Everybody gets the same catalogue, semantic IDs, split and allocator settings, every TIGER the paper's size; what
 differs is said in the docstrings of `huggingface` and `peer_cornac`. The causal models have their own sizes
@@ -14,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=2.0, help="CPU-minutes of training before R@10 is compared")
     parser.add_argument("--no-cornac", action="store_true", help="leave out the peer with an environment of its own")
     parser.add_argument("--sids", type=Path, help="folder of a finished tokenize stage")
+    parser.add_argument("--run", type=Path, help="folder of a trained TIGER on this data: its IDs, sizes and weights")
     parser.add_argument("--peer-python", type=Path, default=CORNAC, help="Python that has cornac; made when absent")
     parser.add_argument("--save", action="store_true", help=f"write the numbers to {RESULTS.name}/<date>-<commit>.json")
     options = parser.parse_args()
@@ -53,6 +56,7 @@ class Bench:
 
         from benchmarks import huggingface, ours
         from benchmarks.problem import load_problem
+        from experiments.deploy import bundle_of
         from models.configs import TigerConfig
         from models.hugging_face import to_hugging_face
 
@@ -60,13 +64,14 @@ class Bench:
         git = ["git", "rev-parse", "--short", "HEAD"]  # now: the tree may move on while the benchmark runs
         self.commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
         self.options, self.console, self.ours, self.hf = options, Console(width=120), ours, huggingface
-        self.problem = load_problem(options.sids)
+        trained = bundle_of(options.run) if options.run else None
+        self.problem = load_problem(options.sids, trained.table if trained else None)
         self.generator = np.random.default_rng(1)
         torch.manual_seed(0)
         self.build = lambda: TigerConfig().build(self.problem.table.codebook_sizes, 20)
-        self.model = self.build()
-        batches = map(self.problem.data.train_parts(), self.problem.data.epoch_batches(0)[:8])
-        ours.train(self.model, ours.optimizer(self.model), batches, bf16="bf16" in self.ours.kinds())
+        self.model: Any = trained.model if trained else self.build()
+        if not trained:
+            self.few_steps(self.model, self.problem.data)
         self.causal = self.trained_causal()
         self.peer = to_hugging_face(self.model)
         self.peer.set_attn_implementation("eager")  # 1.2 times as fast as "sdpa" on a CPU at these sizes
@@ -81,10 +86,13 @@ class Bench:
         for form in ("item", "flat"):
             data = self.problem.windows
             model = CausalConfig(form=form).build(self.problem.table.codebook_sizes, data.config.max_items)
-            batches = map(data.train_parts(), data.epoch_batches(0)[:8])
-            self.ours.train(model, self.ours.optimizer(model), batches, bf16="bf16" in self.ours.kinds())
+            self.few_steps(model, data)
             models[f"causal {form}"] = model
         return models
+
+    def few_steps(self, model: Any, data: Any) -> None:
+        batches = map(data.train_parts(), data.epoch_batches(0)[:8])
+        self.ours.train(model, self.ours.optimizer(model), batches, bf16="bf16" in self.ours.kinds())
 
     def run(self) -> None:
         part = self.options.part
@@ -93,7 +101,7 @@ class Bench:
         self.report["checks"] = self.checks()
         self.console.print(self.report["checks"])
         cornac = None
-        if not self.options.no_cornac:
+        if not (self.options.no_cornac or self.options.run):
             cornac = Peer(self.options.peer_python, install_cornac, "peer_cornac.py", self.problem.save)
             cornac.ask("train", batch_size=256, batches=1)
         if part in ("train", "all"):
@@ -122,16 +130,18 @@ class Bench:
         result = {"loss_ours": ours, "loss_hugging_face": theirs}
         assert abs(ours - theirs) <= 1e-4, f"not the same model: loss {ours} and {theirs} on one batch"
         tokens_BS = self.problem.user_batches(self.problem.users(CHECKED_USERS), CHECKED_USERS)[0].tokens_BS
-        for beams in BEAMS:
-            a = self.ours.recommend(self.model, self.problem, tokens_BS, beams)
-            b = self.hf.beam_search(self.peer, self.prefixes, tokens_BS, beams, scores=True)
-            same_B = (a.items_BK == b.items_BK).all(1)
-            ties = [self.tied(tokens_BS[i : i + 1], a.items_BK[i], b.items_BK[i]) for i in (~same_B).nonzero()[:, 0]]
-            result[f"identical_lists_{beams}"] = same_B.float().mean().item()
-            result[f"identical_up_to_ties_{beams}"] = (int(same_B.sum()) + sum(ties)) / len(same_B)
+        for beams, constrained in product(BEAMS, (False, True)):
+            a_BK = self.ours.recommend(self.model, self.problem, tokens_BS, beams, constrained=constrained).items_BK
+            b_BK = self.hf.beam_search(self.peer, self.prefixes, tokens_BS, beams, constrained)
+            same_B = (a_BK == b_BK).all(1)
+            differ = (~same_B).nonzero()[:, 0]
+            ties = [self.tied(tokens_BS[i : i + 1], a_BK[i], b_BK[i], constrained) for i in differ]
+            which = f"{beams}_constrained" if constrained else beams
+            result[f"identical_lists_{which}"] = same_B.float().mean().item()
+            result[f"identical_up_to_ties_{which}"] = (int(same_B.sum()) + sum(ties)) / len(same_B)
         return result
 
-    def tied(self, tokens_1S: Any, ours_K: Any, theirs_K: Any) -> bool:
+    def tied(self, tokens_1S: Any, ours_K: Any, theirs_K: Any, constrained: bool) -> bool:
         """Whether two lists differ by a float tie: where they differ, some prefix of an item of one and another prefix
         of that length of an item of the other have scores less than TIE apart, so that rounding chose."""
         import torch
@@ -139,10 +149,12 @@ class Bench:
         differ_K = ours_K != theirs_K
         items_X = torch.cat([ours_K[differ_K], theirs_K[differ_K]])
         codes_XL = self.problem.table.codes_NL[items_X]
-        with torch.no_grad():
-            logp_XLW = self.model.eval()(tokens_1S.expand(len(codes_XL), -1), codes_XL).log_softmax(-1)
         tokens_XL = self.problem.tokens.encode(codes_XL)
-        score_XL = logp_XLW.gather(2, tokens_XL[..., None])[..., 0].cumsum(1)
+        with torch.no_grad():
+            logits_XLW = self.model.eval()(tokens_1S.expand(len(codes_XL), -1), codes_XL)
+        if constrained:
+            logits_XLW[~self.prefixes.allowed(tokens_XL, logits_XLW.shape[2])] = -torch.inf
+        score_XL = logits_XLW.log_softmax(-1).gather(2, tokens_XL[..., None])[..., 0].cumsum(1)
         (ours_DL, theirs_DL), (our_score_DL, their_score_DL) = tokens_XL.chunk(2), score_XL.chunk(2)
         other_DDL = (ours_DL[:, None] != theirs_DL).cumsum(-1) > 0
         gap_DDL = (our_score_DL[:, None] - their_score_DL).abs()
@@ -196,19 +208,23 @@ class Bench:
                 len(self.ours.recommend(model, self.problem, b, beams, bf16, constrained).items_BK) for b in batches
             )
 
-        def their_job(batches: list[Any], bf16: bool) -> int:
+        def their_job(batches: list[Any], bf16: bool, constrained: bool = False) -> int:
             with self.ours.precision(bf16):
-                return sum(len(self.hf.beam_search(self.peer, self.prefixes, b, beams).items_BK) for b in batches)
+                return sum(len(self.hf.beam_search(self.peer, self.prefixes, b, beams, constrained)) for b in batches)
 
         contenders: dict[str, Callable[[], Work]] = {}
         for name, bf16 in self.ours.kinds().items():
             contenders[f"TIGER {name}"] = partial(timed, partial(our_job, self.model, ours, bf16))
+            job = partial(our_job, self.model, ours, bf16, constrained=True)
+            contenders[f"TIGER {name}, constrained"] = partial(timed, job)
             for form, model in self.causal.items():
                 contenders[f"{form} {name}"] = partial(timed, partial(our_job, model, bare, bf16))
                 job = partial(our_job, model, bare, bf16, constrained=True)
                 contenders[f"{form} {name}, constrained"] = partial(timed, job)
             contenders[f"Hugging Face {name}"] = partial(timed, partial(their_job, theirs, bf16))
             contenders[f"Hugging Face {name}, sorted"] = partial(timed, partial(their_job, lent, bf16))
+            job = partial(their_job, theirs, bf16, constrained=True)
+            contenders[f"Hugging Face {name}, constrained"] = partial(timed, job)
         if cornac:
             numbers = self.problem.user_numbers(self.problem.users(CORNAC_USERS))
             contenders["cornac fp32"] = partial(cornac.work, "beam", users=numbers, num_beams=beams)
@@ -249,7 +265,7 @@ class Bench:
 
         from rich.table import Table
 
-        peers = [name for name in rates if name.endswith(("fp32", "fp32, sorted")) and name.startswith(PEERS)]
+        peers = [name for name in rates if name.startswith(PEERS) and "fp32" in name]
         headings = ("contender", "median", "least", "greatest", "MFLOP each", "GFLOP", *(f"x {peer}" for peer in peers))
         table = Table(*headings, title=f"{what} per CPU-second, {self.options.rounds} rounds")
         for name, values in rates.items():

@@ -2,7 +2,7 @@
 
     make exp NAME=causal_beauty
 
-Published (TIGER, Table 1): Recall@10 .0648, NDCG@10 .0384. Ours: item form .0652 / .0379 (2 seeds, 9 CPU-minutes of
+Published (TIGER, Table 1): Recall@10 .0648, NDCG@10 .0384. Ours: item form .0652 / .0378 (3 seeds, 9 CPU-minutes of
 training); before 2026-11-23 the flat form (model.form=flat) .0554 / .0302 (3 seeds, 19 CPU-minutes).
 """
 
