@@ -88,8 +88,9 @@ smoke: $(STAMP)  ## the whole pipeline of each model on a small synthetic catalo
 	  $(PYTHON) -c 'import json, sys; r = json.load(open(sys.argv[1])); \
 	    sys.exit(r["metrics"]["recall@10"] < 3 * r["popularity"]["recall@10"])' "$$folder"/runs/$$name/*/test.json; } || exit 1; done
 
-bench: $(STAMP)  ## speed beside the peers, of the classic models beside RecBole, with 12 k to 35 M items: [ARGS="..."] of the first
+bench: $(STAMP)  ## speed beside the peers, of each stage, of classic models beside RecBole, with 12 k to 35 M items: [ARGS="..."] of the first
 	$(PYTHON) -m benchmarks.run $(ARGS)
+	$(PYTHON) -m benchmarks.stages
 	$(PYTHON) -m benchmarks.classic
 	$(PYTHON) -m benchmarks.growth
 

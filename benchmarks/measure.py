@@ -105,10 +105,12 @@ def copy_bandwidth(mebibytes: int = 256) -> float:
 
 
 def machine() -> dict[str, float | str]:
-    """The anchors, printed with every result."""
+    """The anchors, printed with every result; bfloat16 where there are instructions for it."""
+    from experiments.trainers import has_bfloat16
+
+    kinds = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if has_bfloat16("cpu") else {})
     return {
-        "gemm_fp32_gflops": round(gemm(torch.float32), 1),
-        "gemm_bf16_gflops": round(gemm(torch.bfloat16), 1),
+        **{f"gemm_{name}_gflops": round(gemm(kind), 1) for name, kind in kinds.items()},
         "copy_gb_s": round(copy_bandwidth(), 1),
         "load_1min": round(os.getloadavg()[0], 2),
         "threads": torch.get_num_threads(),

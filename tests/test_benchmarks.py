@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import peers
+from benchmarks import peers, stages
 from benchmarks.measure import Work, interleave, operations, ratio
 from benchmarks.problem import LEVELS, Problem
 from datamodules.synthetic import SyntheticConfig
@@ -67,3 +67,14 @@ def test_a_few_training_batches_are_as_long_as_all_of_them(learns_from: str) -> 
 
     assert len(some) == 4
     assert places_a_row(some) == pytest.approx(places_a_row(every), rel=0.1)
+
+
+def test_every_stage_stands_beside_the_operations_of_its_products(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stages, "start_up", lambda: (3.0, 2.0))
+    stages.run(["tiger_tiny", "stage=tokenize", "data.num_users=60", "tokenizer.epochs=12"])
+    rows = {cells[1]: cells for line in capsys.readouterr().out.splitlines() if len(cells := line.split()) == 13}
+    assert list(rows) == ["prepare", "embed", "tokenize"]
+    assert [float(cells[7]) > 0 for cells in rows.values()] == [False, False, True]
+    assert stages.Spent(9.0, 8.0, 3e12, 1e12).cells() == ["9.0", "8.0", "3,000.0", "3.0", "38%"]

@@ -194,6 +194,8 @@ def test_windows_are_random_already() -> None:
 
 def test_rows_of_papers_are_left_out_beside_other_data_than_theirs():
     rows = named("tiger_beauty").published
-    assert override(named("tiger_beauty"), ["seed=2", "data.data_dir=/elsewhere", "train.max_epochs=3"]).published == rows
+    assert (
+        override(named("tiger_beauty"), ["seed=2", "data.data_dir=/elsewhere", "train.max_epochs=3"]).published == rows
+    )
     for assignment in ("data.name=Video_Games", "data.min_count=10"):
         assert override(named("tiger_beauty"), [assignment]).published == {}
