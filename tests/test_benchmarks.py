@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import peers, stages
+from benchmarks import huggingface, peers, stages
 from benchmarks.measure import Work, interleave, operations, ratio
 from benchmarks.problem import LEVELS, Problem
 from datamodules.synthetic import SyntheticConfig
+from models.configs import TigerConfig
+from models.hugging_face import to_hugging_face
+from sid.decode import beam_search
 from sid.table import SIDTable
+from sid.tokens import PAD
 
 
 def test_operations_are_those_of_the_products_for_one_sample() -> None:
@@ -67,6 +71,27 @@ def test_a_few_training_batches_are_as_long_as_all_of_them(learns_from: str) -> 
 
     assert len(some) == 4
     assert places_a_row(some) == pytest.approx(places_a_row(every), rel=0.1)
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_our_lists_are_those_of_hugging_faces_generate(constrained: bool) -> None:
+    torch.manual_seed(0)
+    sizes, users, items, beams = (7, 5, 3), 6, 40, 8
+    model = TigerConfig(width=16, num_layers=2, num_heads=2, head_width=8, ff_width=32, num_user_tokens=10)
+    tiger = model.build(sizes, 20).eval()
+    place_N = torch.randperm(7 * 5 * 3)[:items]
+    table = SIDTable(torch.stack([place_N // 15, place_N // 3 % 5, place_N % 3], dim=1), sizes)
+    tokens_BS = torch.randint(2, tiger.tokens.size, (users, 13))
+    tokens_BS[1, 4:] = tokens_BS[2, 1:] = PAD
+    with torch.no_grad():
+        ours = beam_search(tiger, tiger.begin(tokens_BS), table.trie, beams, constrained)
+    prefixes = huggingface.PrefixTable(table, tiger.tokens)
+    theirs_BK = huggingface.beam_search(to_hugging_face(tiger), prefixes, tokens_BS, beams, constrained)
+    assert torch.equal(ours.items_BK, theirs_BK)
+    tokens_NL = tiger.tokens.encode(table.codes_NL)
+    allowed_NLW = prefixes.allowed(tokens_NL, tiger.tokens.size)
+    assert allowed_NLW.gather(2, tokens_NL[..., None]).all()
+    assert (allowed_NLW[:, 0].sum(1) == len(tokens_NL[:, 0].unique())).all()
 
 
 def test_every_stage_stands_beside_the_operations_of_its_products(
