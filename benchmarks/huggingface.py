@@ -56,7 +56,7 @@ def beam_search(
     sequences have one length, so no length penalty enters.
     """
     num_levels = len(next(iter(prefixes.items)))
-    sequences_XL = model.generate(
+    written_XT = model.generate(
         input_ids=tokens_BS,
         attention_mask=tokens_BS != PAD,
         decoder_input_ids=torch.full((len(tokens_BS), 1), BOS),
@@ -68,4 +68,4 @@ def beam_search(
         prefix_allowed_tokens_fn=prefixes,
         renormalize_logits=constrained,
     )
-    return torch.tensor([prefixes.items[tuple(row[1:])] for row in sequences_XL.tolist()]).view(-1, num_beams)
+    return torch.tensor([prefixes.items[tuple(row[1:])] for row in written_XT.tolist()]).view(-1, num_beams)

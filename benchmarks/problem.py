@@ -18,7 +18,10 @@ from datamodules.embed import EmbedConfig
 from datamodules.sequences import SequenceDataModule
 from datamodules.split import SplitConfig
 from datamodules.synthetic import SyntheticConfig
+from experiments.deploy import bundle_of
 from models.configs import TigerConfig
+from models.tiger import Tiger
+from sid.errors import require
 from sid.kmeans import residual_kmeans
 from sid.table import SIDTable
 from sid.tokens import TokenSpace
@@ -94,22 +97,40 @@ class Problem:
         np.savez(path, codes=self.table.codes_NL.numpy(), items=self.catalog.item_M, offsets=self.catalog.offsets_U1)
 
 
-def load_problem(sids: Path | None, table: SIDTable | None = None) -> Problem:
-    """Beauty where DATA_DIR is set, else a synthetic catalogue. Its IDs are `table`, or those in the folder `sids`, or
-    of the newest finished tokenizer of this catalogue under artifacts/, or residual k-means on TF-IDF vectors."""
-    if os.environ.get("DATA_DIR"):
-        name, catalog = "Amazon Beauty", AmazonConfig().build()
-    else:
-        name, catalog = "synthetic (DATA_DIR is not set)", SyntheticConfig(num_users=4000, num_items=2000).build()
-    if table is not None:
-        table.require_catalog("", catalog.num_items)
-        return Problem(f"{name}, IDs of a run", catalog, table)
+def load_problem(sids: Path | None) -> Problem:
+    """Beauty where DATA_DIR is set, else a synthetic catalogue; IDs from the folder `sids`, else the newest finished
+    tokenizer of this catalogue under artifacts/, else residual k-means on TF-IDF vectors made now."""
+    name, catalog = _catalog()
     found = [sids] if sids else _finished(catalog.num_items)
     if found:
         return Problem(f"{name}, IDs from {found[0]}", catalog, SIDTable.load(found[0]))
     vectors_ND = torch.from_numpy(EmbedConfig(encoder="tfidf", dim=64).build(catalog.items))
     table = SIDTable.resolve(residual_kmeans(vectors_ND, LEVELS, seed=0)[0], LEVELS)
     return Problem(f"{name}, IDs by residual k-means on TF-IDF vectors", catalog, table)
+
+
+def of_run(run: Path) -> tuple[Problem, Tiger]:
+    """A trained TIGER, and the problem with its IDs.
+
+    Raises:
+        UserError: no run, not trained to its end, or of another model, catalogue or kind of input than the problem's.
+    """
+    bundle = bundle_of(run)
+    ours = f"a TIGER with {TigerConfig().num_user_tokens} user tokens that reads {SequenceConfig().max_items} items"
+    like = bundle.card.max_items == SequenceConfig().max_items
+    model = bundle.model
+    fits = type(model) is Tiger and like and model.tokens.num_user_tokens == TigerConfig().num_user_tokens
+    require(fits, "--run", run, ours)
+    assert isinstance(model, Tiger) and bundle.table is not None
+    name, catalog = _catalog()
+    bundle.table.require_catalog("", catalog.num_items)
+    return Problem(f"{name}, IDs and weights of {run}", catalog, bundle.table), model
+
+
+def _catalog() -> tuple[str, Catalog]:
+    if os.environ.get("DATA_DIR"):
+        return "Amazon Beauty", AmazonConfig().build()
+    return "synthetic (DATA_DIR is not set)", SyntheticConfig(num_users=4000, num_items=2000).build()
 
 
 def _finished(num_items: int) -> list[Path]:

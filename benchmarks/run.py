@@ -3,15 +3,16 @@
     python -m benchmarks.run [--part train|decode|quality|all] [--rounds 5] [--minutes 2] [--no-cornac] [--save]
     python -m benchmarks.run --part decode --run runs/tiger_beauty/<hash>    # beams of a trained TIGER, no cornac
 
-Everybody gets the same catalogue, semantic IDs, split and allocator settings, every TIGER the paper's size; what
-differs is said in the docstrings of `huggingface` and `peer_cornac`. The causal models have their own sizes
-(`CausalConfig`): their rows compare ways to learn from the same targets and to rank for the same users, not equal
-arithmetic. Default: about twenty CPU-minutes.
+Everybody gets the same catalogue, semantic IDs, split and allocator settings, every TIGER the paper's size (or the
+run's); what differs is said in the docstrings of `huggingface` and `peer_cornac`. The causal models have their own
+sizes (`CausalConfig`): their rows compare ways to learn from the same targets and to rank for the same users, not equal
+arithmetic. Default: about thirty CPU-minutes.
 """
 
 import argparse
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +22,7 @@ from typing import Any
 
 from benchmarks.measure import Work, interleave, machine, operations, ratio, timed, tune_process
 from benchmarks.peers import CORNAC, Peer, install_cornac
+from sid.errors import UserError
 
 RESULTS = Path(__file__).parent / "results"
 TRAIN_BATCHES, OUR_BATCH, THEIR_BATCH, CHECKED_USERS, CORNAC_USERS, QUALITY_USERS = 4, 64, 16, 64, 16, 1024
@@ -36,13 +38,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=2.0, help="CPU-minutes of training before R@10 is compared")
     parser.add_argument("--no-cornac", action="store_true", help="leave out the peer with an environment of its own")
-    parser.add_argument("--sids", type=Path, help="folder of a finished tokenize stage")
-    parser.add_argument("--run", type=Path, help="folder of a trained TIGER on this data: its IDs, sizes and weights")
+    sources = parser.add_mutually_exclusive_group()
+    sources.add_argument("--sids", type=Path, help="folder of a finished tokenize stage")
+    sources.add_argument("--run", type=Path, help="folder of a trained TIGER on this data: its IDs, sizes and weights")
     parser.add_argument("--peer-python", type=Path, default=CORNAC, help="Python that has cornac; made when absent")
     parser.add_argument("--save", action="store_true", help=f"write the numbers to {RESULTS.name}/<date>-<commit>.json")
     options = parser.parse_args()
+    if options.run and options.part != "decode":
+        parser.error("--run decodes with a trained model: write --part decode")
     tune_process()
-    Bench(options).run()
+    try:
+        Bench(options).run()
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 class Bench:
@@ -55,8 +63,7 @@ class Bench:
         from transformers.utils import logging
 
         from benchmarks import huggingface, ours
-        from benchmarks.problem import load_problem
-        from experiments.deploy import bundle_of
+        from benchmarks.problem import load_problem, of_run
         from models.configs import TigerConfig
         from models.hugging_face import to_hugging_face
 
@@ -64,13 +71,14 @@ class Bench:
         git = ["git", "rev-parse", "--short", "HEAD"]  # now: the tree may move on while the benchmark runs
         self.commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
         self.options, self.console, self.ours, self.hf = options, Console(width=120), ours, huggingface
-        trained = bundle_of(options.run) if options.run else None
-        self.problem = load_problem(options.sids, trained.table if trained else None)
         self.generator = np.random.default_rng(1)
         torch.manual_seed(0)
         self.build = lambda: TigerConfig().build(self.problem.table.codebook_sizes, 20)
-        self.model: Any = trained.model if trained else self.build()
-        if not trained:
+        if options.run:
+            self.problem, self.model = of_run(options.run)
+        else:
+            self.problem = load_problem(options.sids)
+            self.model = self.build()
             self.few_steps(self.model, self.problem.data)
         self.causal = self.trained_causal()
         self.peer = to_hugging_face(self.model)
@@ -274,7 +282,8 @@ class Bench:
             cells += [f"{each / 1e6:,.0f}", f"{each * median(values) / 1e9:.1f}"] if each else ["", ""]
             for peer in peers if not name.startswith((*PEERS, "GEMM")) else ():
                 found = ratio(values, rates[peer])
-                cells.append(f"{found.median:.1f} ({found.low:.1f}-{found.high:.1f})")
+                alike = "constrained" in name or "constrained" not in peer
+                cells.append(f"{found.median:.1f} ({found.low:.1f}-{found.high:.1f})" if alike else "")
             table.add_row(f"{name}, GFLOP" if name == "GEMM" else name, *cells)
         self.console.print(table)
         self.report[what] = rates

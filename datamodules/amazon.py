@@ -79,8 +79,8 @@ class AmazonConfig(CatalogConfig):
 
     @property
     def official(self) -> dict[str, float]:
-        """The counts with min_count=5, for the categories that papers use."""
-        return dict(OFFICIAL.get(self.name, {}))
+        """The counts of the categories that papers use, of whose events they keep the 5-core."""
+        return dict(OFFICIAL.get(self.name, {})) if self.min_count == 5 else {}
 
     def raw_files(self) -> list[Path]:
         """Reviews and metadata, downloaded from the official address if absent.

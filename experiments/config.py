@@ -202,7 +202,7 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
     """The config with `key=value` assignments applied, e.g. `model.num_layers=3`.
 
     Raises UserError for an assignment without "=", an unknown key (with the nearest one), a value of the wrong type, or
-    one that `check` refuses. Other data than the experiment's leave no rows of papers to compare with.
+    one that `check` refuses. The experiment's rows of papers go where the data's official counts become others.
     """
     if isinstance(config.model, ClassicConfig):
         refuse_unread(config.name, config.model, assignments)
@@ -230,8 +230,8 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
             problem = getattr(error, "problem", None) or str(error).splitlines()[0]
             raise UserError(f"{assignment}: the value cannot be read ({problem}); write it as YAML") from error
     result: Any = OmegaConf.to_object(tree)
-    if hashed(result.data) != hashed(config.data):
-        result.published = {}
+    if result.data.official != config.data.official:
+        result.published = {name: row for name, row in result.published.items() if config.published.get(name) != row}
     check(result)
     return result
 

@@ -62,6 +62,10 @@ def read(arguments: Sequence[str]) -> Asked:
     for override in overrides:
         if override.partition("=")[0] in ("seed", "stage", "force"):
             raise UserError(f'{override}: for single runs, with make exp; a leaderboard has seeds="1 2 3"')
+        if override.startswith("data.name="):
+            raise UserError(
+                f"{override}: a leaderboard is of the data set it is named for; compare runs, with make compare"
+            )
     known = retrievers(data)
     only = own["only"]
     models = list(known) if only is None else [model.strip() for model in only.split(",")]

@@ -10,11 +10,13 @@ import torch
 
 from benchmarks import huggingface, peers, stages
 from benchmarks.measure import Work, interleave, operations, ratio
-from benchmarks.problem import LEVELS, Problem
+from benchmarks.problem import LEVELS, Problem, of_run
 from datamodules.synthetic import SyntheticConfig
+from experiments.run import run as experiment
 from models.configs import TigerConfig
 from models.hugging_face import to_hugging_face
 from sid.decode import beam_search
+from sid.errors import UserError
 from sid.table import SIDTable
 from sid.tokens import PAD
 
@@ -89,9 +91,10 @@ def test_our_lists_are_those_of_hugging_faces_generate(constrained: bool) -> Non
     theirs_BK = huggingface.beam_search(to_hugging_face(tiger), prefixes, tokens_BS, beams, constrained)
     assert torch.equal(ours.items_BK, theirs_BK)
     tokens_NL = tiger.tokens.encode(table.codes_NL)
-    allowed_NLW = prefixes.allowed(tokens_NL, tiger.tokens.size)
-    assert allowed_NLW.gather(2, tokens_NL[..., None]).all()
-    assert (allowed_NLW[:, 0].sum(1) == len(tokens_NL[:, 0].unique())).all()
+    for item, allowed_LW in enumerate(prefixes.allowed(tokens_NL, tiger.tokens.size)):
+        for level, allowed_W in enumerate(allowed_LW):
+            begins_alike_N = (tokens_NL[:, :level] == tokens_NL[item, :level]).all(1)
+            assert allowed_W.nonzero()[:, 0].tolist() == tokens_NL[begins_alike_N, level].unique().tolist()
 
 
 def test_every_stage_stands_beside_the_operations_of_its_products(
@@ -103,3 +106,29 @@ def test_every_stage_stands_beside_the_operations_of_its_products(
     assert list(rows) == ["prepare", "embed", "tokenize"]
     assert [float(cells[7]) > 0 for cells in rows.values()] == [False, False, True]
     assert stages.Spent(9.0, 8.0, 3e12, 1e12).cells() == ["9.0", "8.0", "3,000.0", "3.0", "38%"]
+
+
+def test_a_classic_model_has_its_stages_and_a_wrong_one_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stages, "start_up", lambda: (3.0, 2.0))
+    stages.run(["sasrec_tiny", "data.num_users=60"])
+    out = capsys.readouterr().out
+    assert "prepare" in out and "tokenize" not in out and "train" not in out
+    with pytest.raises(UserError, match="stage=tokenize: .*one of prepare, train, evaluate"):
+        stages.run(["sasrec_tiny", "stage=tokenize"])
+    with pytest.raises(UserError, match="unknown key 'force'"):
+        stages.run(["tiger_tiny", "force=embed"])
+
+
+def test_a_run_that_is_no_tiger_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATA_DIR", raising=False)
+    small = ["data.num_users=60", "train.max_epochs=1", "stage=train", f"output_dir={tmp_path}"]
+    for name, more, message in (
+        ("causal_tiny", [], "--run=.*a TIGER with 2000 user tokens that reads 20 items"),
+        ("tiger_tiny", [], "--run=.*a TIGER with 2000 user tokens"),
+        ("tiger_tiny", ["model.num_user_tokens=2000"], "200 items .* but the catalogue is .* 2000 items"),
+    ):
+        run = experiment([name, *small, *more]).train.folder
+        with pytest.raises(UserError, match=message):
+            of_run(run)

@@ -197,5 +197,8 @@ def test_rows_of_papers_are_left_out_beside_other_data_than_theirs():
     assert (
         override(named("tiger_beauty"), ["seed=2", "data.data_dir=/elsewhere", "train.max_epochs=3"]).published == rows
     )
-    for assignment in ("data.name=Video_Games", "data.min_count=10"):
+    for assignment in ("data.name=Video_Games", "data.name=Sports_and_Outdoors", "data.min_count=10"):
         assert override(named("tiger_beauty"), [assignment]).published == {}
+    own = override(named("tiger_beauty"), ["data.name=Video_Games", "published={ours: {recall@10: 0.1}}"])
+    assert own.published == {"ours": {"recall@10": 0.1}}
+    assert override(named("tiger_kuairec"), ["data.watch_ratio=1"]).published == named("tiger_kuairec").published

@@ -125,6 +125,10 @@ def test_a_model_that_cannot_be_so_fails_alone(board: Path, capsys: pytest.Captu
         (["beuaty"], "did you mean beauty?"),
         (["tiny", "only=sasrek"], "there is no model 'sasrek' on tiny"),
         (["tiny", "seed=2"], "a leaderboard has seeds="),
+        (
+            ["beauty", "data.name=Video_Games"],
+            "data.name=Video_Games: a leaderboard is of the data set it is named for",
+        ),
         (["tiny", "seeds=1 1"], "expected different whole numbers"),
     ],
 )
