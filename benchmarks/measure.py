@@ -106,11 +106,11 @@ def copy_bandwidth(mebibytes: int = 256) -> float:
 
 def machine() -> dict[str, float | str]:
     """The anchors, printed with every result; bfloat16 where there are instructions for it."""
-    from experiments.trainers import has_bfloat16
+    from benchmarks.ours import kinds  # not where cornac lives
 
-    kinds = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if has_bfloat16("cpu") else {})
+    types = {name: torch.bfloat16 if bf16 else torch.float32 for name, bf16 in kinds().items()}
     return {
-        **{f"gemm_{name}_gflops": round(gemm(kind), 1) for name, kind in kinds.items()},
+        **{f"gemm_{name}_gflops": round(gemm(dtype), 1) for name, dtype in types.items()},
         "copy_gb_s": round(copy_bandwidth(), 1),
         "load_1min": round(os.getloadavg()[0], 2),
         "threads": torch.get_num_threads(),

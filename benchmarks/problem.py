@@ -116,11 +116,10 @@ def of_run(run: Path) -> tuple[Problem, Tiger]:
         UserError: no run, not trained to its end, or of another model, catalogue or kind of input than the problem's.
     """
     bundle = bundle_of(run)
-    ours = f"a TIGER with {TigerConfig().num_user_tokens} user tokens that reads {SequenceConfig().max_items} items"
-    like = bundle.card.max_items == SequenceConfig().max_items
-    model = bundle.model
-    fits = type(model) is Tiger and like and model.tokens.num_user_tokens == TigerConfig().num_user_tokens
-    require(fits, "--run", run, ours)
+    model, max_items, num_user_tokens = bundle.model, SequenceConfig().max_items, TigerConfig().num_user_tokens
+    reads_alike = bundle.card.max_items == max_items
+    fits = type(model) is Tiger and reads_alike and model.tokens.num_user_tokens == num_user_tokens
+    require(fits, "--run", run, f"a TIGER with {num_user_tokens} user tokens that reads {max_items} items")
     assert isinstance(model, Tiger) and bundle.table is not None
     name, catalog = _catalog()
     bundle.table.require_catalog("", catalog.num_items)

@@ -202,7 +202,7 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
     """The config with `key=value` assignments applied, e.g. `model.num_layers=3`.
 
     Raises UserError for an assignment without "=", an unknown key (with the nearest one), a value of the wrong type, or
-    one that `check` refuses. The experiment's rows of papers go where the data's official counts become others.
+    one that `check` refuses. Where the data's official counts become others, the experiment's rows of papers go.
     """
     if isinstance(config.model, ClassicConfig):
         refuse_unread(config.name, config.model, assignments)
