@@ -15,12 +15,13 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from omegaconf import OmegaConf
 
 from experiments.config import RunConfig, TrainConfig
+from experiments.progress import progress_bar
 from experiments.stages import process_rank
 from sid.errors import UserError
 
@@ -126,7 +127,7 @@ def trainer(callbacks: list[Callback], logger: Logger | None = None, **options: 
     warnings.filterwarnings("ignore", ".*recommended to use `self.log.*sync_dist=True.*")
     warnings.filterwarnings("ignore", ".*is not currently set to True, but.*train_dataloader.*")
     return lightning.Trainer(
-        callbacks=[*callbacks, RichProgressBar(leave=False)],
+        callbacks=[*callbacks, progress_bar()],
         logger=logger or False,
         plugins=[AtomicCheckpoints()],
         num_sanity_val_steps=0,

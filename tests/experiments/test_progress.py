@@ -1,0 +1,119 @@
+"""What a log file shows of a training, under a clock of our own."""
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import lightning
+import pytest
+import rich.console
+import torch
+from lightning.pytorch.callbacks import RichProgressBar
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from experiments.progress import LogLines, progress_bar
+
+
+class Worker(lightning.LightningModule):
+    """A training step takes `step` seconds, one of an evaluation as long."""
+
+    def __init__(self, step: float) -> None:
+        super().__init__()
+        self.step, self.now, self.weight = step, 1000.0, torch.nn.Parameter(torch.ones(1))
+
+    def training_step(self, batch: Tensor) -> Tensor:
+        self.now += self.step
+        self.log("train/loss", 1.0 + self.current_epoch, on_step=False, on_epoch=True, prog_bar=True)
+        return self.weight.sum()
+
+    def validation_step(self, batch: Tensor) -> None:
+        self.now += self.step
+        self.log("val/loss", 0.5 + self.current_epoch, prog_bar=True)
+
+    def test_step(self, batch: Tensor) -> None:
+        self.now += self.step
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def trainer_of(worker: Worker, monkeypatch: pytest.MonkeyPatch, epochs: int) -> lightning.Trainer:
+    """Validates after every second epoch."""
+    monkeypatch.setattr("experiments.progress.time", SimpleNamespace(perf_counter=lambda: worker.now))
+    return lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        check_val_every_n_epoch=2,
+        num_sanity_val_steps=0,
+        callbacks=[LogLines()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+
+
+def batches(number: int) -> DataLoader[Any]:
+    return DataLoader(torch.zeros(number, 1))
+
+
+def lines_of(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith(("epoch", "validation", "test"))]
+
+
+def test_an_epoch_has_a_line_with_what_was_measured_in_it(monkeypatch, capsys):
+    worker = Worker(step=10)
+    trainer_of(worker, monkeypatch, 3).fit(worker, batches(5), batches(1))
+    assert lines_of(capsys.readouterr().out) == [
+        "epoch 1 of 3: train/loss 1; 50 s so far, at most 100 s left",
+        "epoch 2 of 3: train/loss 2, val/loss 1.5; 110 s so far, at most 55 s left",
+        "epoch 3 of 3: train/loss 3; 3 min so far, at most 0 s left",
+    ]
+
+
+def test_a_long_epoch_and_long_evaluations_have_lines_within(monkeypatch, capsys):
+    worker = Worker(step=100)
+    trainer = trainer_of(worker, monkeypatch, 2)
+    trainer.fit(worker, batches(8), batches(4))
+    trainer.test(worker, batches(7))
+    assert lines_of(capsys.readouterr().out) == [
+        "epoch 1 of 2: batch 3 of 8; 5 min so far, at most 22 min left",
+        "epoch 1 of 2: batch 6 of 8; 10 min so far, at most 17 min left",
+        "epoch 1 of 2: train/loss 1; 13 min so far, at most 13 min left",
+        "epoch 2 of 2: batch 3 of 8; 18 min so far, at most 8 min left",
+        "epoch 2 of 2: batch 6 of 8; 23 min so far, at most 3 min left",
+        "validation: batch 1 of 4",
+        "epoch 2 of 2: train/loss 2, val/loss 1.5; 33 min so far, at most 0 s left",
+        "test: batch 3 of 7",
+        "test: batch 6 of 7",
+    ]
+
+
+def test_a_run_of_seconds_prints_nothing(monkeypatch, capsys):
+    worker = Worker(step=0.1)
+    trainer = trainer_of(worker, monkeypatch, 20)
+    trainer.fit(worker, batches(5), batches(1))
+    trainer.test(worker, batches(5))
+    assert lines_of(capsys.readouterr().out) == []
+
+
+def test_a_resumed_run_reckons_from_its_own_epochs(tmp_path: Path, monkeypatch, capsys):
+    worker = Worker(step=1000)
+    trainer = trainer_of(worker, monkeypatch, 2)
+    trainer.fit(worker, batches(5), batches(1))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    capsys.readouterr()
+    worker = Worker(step=10)
+    trainer_of(worker, monkeypatch, 4).fit(worker, batches(5), batches(1), ckpt_path=tmp_path / "last.ckpt")
+    assert lines_of(capsys.readouterr().out) == [
+        "epoch 3 of 4: train/loss 3; 50 s so far, at most 50 s left",
+        "epoch 4 of 4: train/loss 4, val/loss 3.5; 110 s so far, at most 0 s left",
+    ]
+
+
+@pytest.mark.parametrize(("terminal", "kind"), [(True, RichProgressBar), (False, LogLines)])
+def test_a_terminal_has_a_bar(terminal, kind, monkeypatch):
+    console = rich.console.Console(file=io.StringIO(), force_terminal=terminal)
+    monkeypatch.setattr("rich.console.Console", lambda: console)
+    assert isinstance(progress_bar(), kind)
