@@ -31,7 +31,13 @@ Runs every retriever of a data set, or those of only=, and ranks them. Finished 
 that is finished, whatever is asked for now. Any field of the configuration but the seed is a key, and holds for all
 that have it: classic models have no tokenizer.
 """
-GENERATIVE = {"tiger": "TIGER", "causal": "Decoder-only", "sidlight": "Sidlight", "glass": "GLASS"}
+GENERATIVE = {
+    "tiger": "TIGER",
+    "small_tiger": "TIGER, a quarter of the size",
+    "causal": "Decoder-only",
+    "sidlight": "Sidlight",
+    "glass": "GLASS",
+}
 
 
 class Asked(NamedTuple):

@@ -99,12 +99,13 @@ def p5(base: "RunConfig", data: str) -> "RunConfig":
     Numbers in the order of the log would tell which items come together. T5 cuts 7391 into 73 and 91; a digit tells
     items of one pair. Of a quarter of the size, but for the small catalogue: it starts at random.
     """
+    from experiments.named._tiger import SMALL
     from models.configs import EncoderDecoderConfig, P5Config
     from sid.configs import ChanceConfig
 
     sizes = {field.name: getattr(base.model, field.name) for field in fields(EncoderDecoderConfig)}
     if data != "tiny":
-        sizes |= {"num_layers": 2, "num_heads": 4, "head_width": 32, "ff_width": 512, "dropout": 0.05}
+        sizes |= SMALL
     if data in ("beauty", "sports", "toys"):  # more epochs learn by heart
         base = replace(
             base,

@@ -1,8 +1,16 @@
 """What the experiments with TIGER on Amazon's catalogues have in common."""
 
+from dataclasses import replace
+from typing import Any
+
 from datamodules.catalog import CatalogConfig
-from experiments.config import RunConfig, TrainConfig
+from datamodules.configs import SequenceConfig
+from experiments.config import EvaluationConfig, RunConfig, TrainConfig
 from lightning_modules.configs import OptimizerConfig
+from models.configs import TigerConfig
+
+SMALL: dict[str, Any] = {"num_layers": 2, "num_heads": 4, "head_width": 32, "ff_width": 512, "dropout": 0.05}
+"""The paper's width of 128, a quarter of its parameters, and half its dropout, of which so small a model wants less."""
 
 
 def tiger(
@@ -18,3 +26,17 @@ def tiger(
     )
     train = TrainConfig(max_epochs=max_epochs)
     return RunConfig(name, data=data, optimizer=optimizer, train=train, published=published or {})
+
+
+def small_tiger(name: str, data: CatalogConfig, published: dict[str, dict[str, float]]) -> RunConfig:
+    """What a CPU core trains in two hours: the paper's optimiser and rate, random batches of 128 and a cosine
+    (experiments/LOG.md, 2026-11-30)."""
+    base = tiger(name, data, published, max_epochs=18)
+    return replace(
+        base,
+        sequences=SequenceConfig(batch_size=128, batches="random", eval_users=5000),
+        model=TigerConfig(**SMALL),
+        optimizer=replace(base.optimizer, schedule="cosine"),
+        train=replace(base.train, validate_every=6, precision="bf16-mixed"),
+        evaluation=EvaluationConfig(num_beams=20, entropy_at=[10, 20]),
+    )
