@@ -33,7 +33,7 @@ that have it: classic models have no tokenizer.
 """
 GENERATIVE = {
     "tiger": "TIGER",
-    "small_tiger": "TIGER, a quarter of the size",
+    "tiger_small": "TIGER, a quarter of the size",
     "causal": "Decoder-only",
     "sidlight": "Sidlight",
     "glass": "GLASS",

@@ -105,7 +105,7 @@ def p5(base: "RunConfig", data: str) -> "RunConfig":
 
     sizes = {field.name: getattr(base.model, field.name) for field in fields(EncoderDecoderConfig)}
     if data != "tiny":
-        sizes |= SMALL
+        sizes |= SMALL | {"dropout": 0.05}
     if data in ("beauty", "sports", "toys"):  # more epochs learn by heart
         base = replace(
             base,

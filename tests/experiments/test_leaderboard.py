@@ -139,7 +139,7 @@ def test_mistakes_are_told(arguments: list[str], message: str, capsys: pytest.Ca
 
 
 def test_a_data_set_has_the_generative_models_that_there_is_an_experiment_of() -> None:
-    assert {"tiger", "small_tiger", "causal", "sasrec"} <= set(retrievers("beauty"))
+    assert {"tiger", "tiger_small", "causal", "sasrec"} <= set(retrievers("beauty"))
     assert "glass" not in retrievers("beauty") and "glass" in retrievers("kuairec")
 
 

@@ -25,6 +25,8 @@ class Worker(lightning.LightningModule):
 
     def training_step(self, batch: Tensor) -> Tensor:
         self.now += self.step
+        if not self.current_epoch:
+            self.log("first", 7.0, on_step=False, on_epoch=True, prog_bar=True)
         self.log("train/loss", 1.0 + self.current_epoch, on_step=False, on_epoch=True, prog_bar=True)
         return self.weight.sum()
 
@@ -66,9 +68,9 @@ def test_an_epoch_has_a_line_with_what_was_measured_in_it(monkeypatch, capsys):
     worker = Worker(step=10)
     trainer_of(worker, monkeypatch, 3).fit(worker, batches(5), batches(1))
     assert lines_of(capsys.readouterr().out) == [
-        "epoch 1 of 3: train/loss 1; 50 s so far, at most 100 s left",
-        "epoch 2 of 3: train/loss 2, val/loss 1.5; 110 s so far, at most 55 s left",
-        "epoch 3 of 3: train/loss 3; 3 min so far, at most 0 s left",
+        "epoch 1 of 3: first 7, train/loss 1; 50 s so far, about 100 s left",
+        "epoch 2 of 3: train/loss 2, val/loss 1.5; 110 s so far, about 55 s left",
+        "epoch 3 of 3: train/loss 3; 3 min so far, about 0 s left",
     ]
 
 
@@ -78,13 +80,13 @@ def test_a_long_epoch_and_long_evaluations_have_lines_within(monkeypatch, capsys
     trainer.fit(worker, batches(8), batches(4))
     trainer.test(worker, batches(7))
     assert lines_of(capsys.readouterr().out) == [
-        "epoch 1 of 2: batch 3 of 8; 5 min so far, at most 22 min left",
-        "epoch 1 of 2: batch 6 of 8; 10 min so far, at most 17 min left",
-        "epoch 1 of 2: train/loss 1; 13 min so far, at most 13 min left",
-        "epoch 2 of 2: batch 3 of 8; 18 min so far, at most 8 min left",
-        "epoch 2 of 2: batch 6 of 8; 23 min so far, at most 3 min left",
+        "epoch 1 of 2: batch 3 of 8; 5 min so far, about 22 min left",
+        "epoch 1 of 2: batch 6 of 8; 10 min so far, about 17 min left",
+        "epoch 1 of 2: first 7, train/loss 1; 13 min so far, about 13 min left",
+        "epoch 2 of 2: batch 3 of 8; 18 min so far, about 8 min left",
+        "epoch 2 of 2: batch 6 of 8; 23 min so far, about 3 min left",
         "validation: batch 1 of 4",
-        "epoch 2 of 2: train/loss 2, val/loss 1.5; 33 min so far, at most 0 s left",
+        "epoch 2 of 2: train/loss 2, val/loss 1.5; 33 min so far, about 0 s left",
         "test: batch 3 of 7",
         "test: batch 6 of 7",
     ]
@@ -107,9 +109,32 @@ def test_a_resumed_run_reckons_from_its_own_epochs(tmp_path: Path, monkeypatch, 
     worker = Worker(step=10)
     trainer_of(worker, monkeypatch, 4).fit(worker, batches(5), batches(1), ckpt_path=tmp_path / "last.ckpt")
     assert lines_of(capsys.readouterr().out) == [
-        "epoch 3 of 4: train/loss 3; 50 s so far, at most 50 s left",
-        "epoch 4 of 4: train/loss 4, val/loss 3.5; 110 s so far, at most 0 s left",
+        "epoch 3 of 4: train/loss 3; 50 s so far, about 50 s left",
+        "epoch 4 of 4: train/loss 4, val/loss 3.5; 110 s so far, about 0 s left",
     ]
+
+
+def test_a_run_that_is_resumed_within_an_epoch_reckons_from_there(tmp_path: Path, monkeypatch, capsys):
+    """Half the first epoch was done, the other half takes 160 s, and so the second one 320."""
+    worker, path = Worker(step=40), tmp_path / "within.ckpt"
+    save = lightning.pytorch.callbacks.LambdaCallback(
+        on_train_batch_end=lambda trainer, *args: trainer.save_checkpoint(path) if args[3] == 3 else None
+    )
+    trainer = trainer_of(worker, monkeypatch, 1)
+    trainer.callbacks.append(save)
+    trainer.fit(worker, batches(8), batches(1))
+    capsys.readouterr()
+    worker = Worker(step=40)
+    trainer_of(worker, monkeypatch, 2).fit(worker, batches(8), batches(1), ckpt_path=path)
+    assert lines_of(capsys.readouterr().out)[0].endswith("3 min so far, about 5 min left")
+
+
+def test_only_the_first_process_speaks(monkeypatch, capsys):
+    worker = Worker(step=100)
+    trainer = trainer_of(worker, monkeypatch, 2)
+    monkeypatch.setattr(type(trainer), "is_global_zero", False)
+    trainer.fit(worker, batches(8), batches(4))
+    assert lines_of(capsys.readouterr().out) == []
 
 
 @pytest.mark.parametrize(("terminal", "kind"), [(True, RichProgressBar), (False, LogLines)])

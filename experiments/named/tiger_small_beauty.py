@@ -1,6 +1,6 @@
 """TIGER of a quarter of the size on Amazon Beauty (2014, 5-core), leave-one-out, full ranking, for a CPU.
 
-    make exp NAME=small_tiger_beauty
+    make exp NAME=tiger_small_beauty
 
 Published, of the whole size (TIGER, Table 1): Recall@10 .0648, NDCG@10 .0384. Not run yet.
 """
@@ -12,4 +12,4 @@ from experiments.published import beside
 
 
 def config() -> RunConfig:
-    return small_tiger("small_tiger_beauty", AmazonConfig("Beauty"), beside("beauty"))
+    return small_tiger("tiger_small_beauty", AmazonConfig("Beauty"), beside("beauty"))

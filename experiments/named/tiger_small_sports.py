@@ -1,6 +1,6 @@
 """TIGER of a quarter of the size on Amazon Sports and Outdoors (2014, 5-core), leave-one-out, full ranking, for a CPU.
 
-    make exp NAME=small_tiger_sports
+    make exp NAME=tiger_small_sports
 
 Published, of the whole size (TIGER, Table 1): Recall@10 .0400, NDCG@10 .0225. Not run yet.
 """
@@ -12,4 +12,4 @@ from experiments.published import beside
 
 
 def config() -> RunConfig:
-    return small_tiger("small_tiger_sports", AmazonConfig("Sports_and_Outdoors"), beside("sports"))
+    return small_tiger("tiger_small_sports", AmazonConfig("Sports_and_Outdoors"), beside("sports"))

@@ -1,6 +1,6 @@
 """TIGER of a quarter of the size on Amazon Toys and Games (2014, 5-core), leave-one-out, full ranking, for a CPU.
 
-    make exp NAME=small_tiger_toys
+    make exp NAME=tiger_small_toys
 
 Published, of the whole size (TIGER, Table 1): Recall@10 .0712, NDCG@10 .0432. Not run yet.
 """
@@ -12,4 +12,4 @@ from experiments.published import beside
 
 
 def config() -> RunConfig:
-    return small_tiger("small_tiger_toys", AmazonConfig("Toys_and_Games"), beside("toys"))
+    return small_tiger("tiger_small_toys", AmazonConfig("Toys_and_Games"), beside("toys"))
