@@ -3,8 +3,7 @@
     make exp NAME=tiger_beauty
 
 Published (TIGER, Table 1): Recall@10 .0648, NDCG@10 .0384; mean of three seeds .0642 / .0374.
-The full recipe awaits a GPU. Of a quarter of the size, 33 epochs, three seeds: .0511 / .0266; 18 epochs with
-model.dropout=0.05 and sequences.batches=random, one seed: .0555 / .0307 (docs/results.md).
+The full recipe awaits a GPU. Of a quarter of the size (tiger_small_beauty), three seeds: .0555 / .0304.
 """
 
 from datamodules.amazon import AmazonConfig
