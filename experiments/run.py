@@ -4,6 +4,7 @@ Heavy packages are imported by the stages that need them, so that help and mista
 """
 
 import difflib
+import io
 import os
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -98,6 +99,8 @@ def answer(arguments: list[str], usage: str, work: Callable[[list[str]], object]
         except BrokenPipeError:  # the reader, such as head, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # who reads a log file sees at once what is being worked on
     try:
         work(arguments)
     except UserError as error:

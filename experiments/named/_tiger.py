@@ -28,7 +28,7 @@ def tiger(
     return RunConfig(name, data=data, optimizer=optimizer, train=train, published=published or {})
 
 
-def small_tiger(name: str, data: CatalogConfig, published: dict[str, dict[str, float]]) -> RunConfig:
+def tiger_small(name: str, data: CatalogConfig, published: dict[str, dict[str, float]]) -> RunConfig:
     """A TIGER for a CPU core: the paper's optimiser and rate, random batches of 128 and a cosine, and half its dropout,
     of which so small a model wants less (experiments/LOG.md, "Dropout is what slowed the small TIGER")."""
     base = tiger(name, data, published, max_epochs=18)

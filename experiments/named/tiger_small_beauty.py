@@ -8,9 +8,9 @@ Here, in fp32, three seeds, some 110 CPU-minutes each: Recall@10 .0555 ± .0001,
 
 from datamodules.amazon import AmazonConfig
 from experiments.config import RunConfig
-from experiments.named._tiger import small_tiger
+from experiments.named._tiger import tiger_small
 from experiments.published import beside
 
 
 def config() -> RunConfig:
-    return small_tiger("tiger_small_beauty", AmazonConfig("Beauty"), beside("beauty"))
+    return tiger_small("tiger_small_beauty", AmazonConfig("Beauty"), beside("beauty"))

@@ -7,9 +7,9 @@ Published, of the whole size (TIGER, Table 1): Recall@10 .0400, NDCG@10 .0225. N
 
 from datamodules.amazon import AmazonConfig
 from experiments.config import RunConfig
-from experiments.named._tiger import small_tiger
+from experiments.named._tiger import tiger_small
 from experiments.published import beside
 
 
 def config() -> RunConfig:
-    return small_tiger("tiger_small_sports", AmazonConfig("Sports_and_Outdoors"), beside("sports"))
+    return tiger_small("tiger_small_sports", AmazonConfig("Sports_and_Outdoors"), beside("sports"))

@@ -1,6 +1,9 @@
 """What a log file shows of a training, under a clock of our own."""
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,3 +145,12 @@ def test_a_terminal_has_a_bar(terminal, kind, monkeypatch):
     console = rich.console.Console(file=io.StringIO(), force_terminal=terminal)
     monkeypatch.setattr("rich.console.Console", lambda: console)
     assert isinstance(progress_bar(), kind)
+
+
+def test_a_command_writes_each_line_at_once_into_a_file():
+    """A process that ends without a word leaves what it has written so far."""
+    work = "lambda arguments: (print('train: working'), os._exit(0))"
+    program = f"import os; from experiments.run import answer; answer(['name'], '', {work})"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=buffered)
+    assert done.stdout == "train: working\n"
