@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.named import documented
 from experiments.named._rivals import DATASETS, RIVALS
-from experiments.run import answer, choose, take, wait_passively
+from experiments.run import answer, choose, leave, take, wait_passively
 from experiments.stages import process_rank
 from experiments.study import SEEDS, Say, execute, look, read_seeds
 from sid.errors import UserError
@@ -152,4 +152,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from experiments.named import experiments, require_named
 from experiments.named._rivals import DATASETS
 from experiments.papers import PAPERS, Paper
-from experiments.run import answer, choose, take, wait_passively
+from experiments.run import answer, choose, leave, take, wait_passively
 from experiments.stages import process_rank
 from experiments.studies import STUDIES, Study
 from experiments.study import SEEDS, execute, look, read_seeds, refuse_keys
@@ -159,4 +159,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

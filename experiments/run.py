@@ -8,7 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from experiments.named import listing, named, require_named
 from experiments.stages import VERSIONS, process_rank
@@ -115,5 +115,16 @@ def answer(arguments: list[str], usage: str, work: Callable[[list[str]], object]
     return 0
 
 
+def leave(status: int) -> NoReturn:
+    """Ends the process. Of several that train together all but the first, which have nothing to write, end without
+    Python's teardown: a thread of gloo that still holds a tensor there aborts its process (pytorch/pytorch issue
+    190489), and then Lightning kills the first, which is at its report."""
+    if process_rank() == 0:
+        sys.exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.named import require_named
-from experiments.run import STAGES, answer, choose, take, wait_passively
+from experiments.run import STAGES, answer, choose, leave, take, wait_passively
 from experiments.stages import process_rank
 from experiments.studies import STUDIES, Study
 from experiments.study_plan import Asked, Say, command, plan
@@ -224,4 +224,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -140,7 +140,7 @@ def trainer(callbacks: list[Callback], logger: Logger | None = None, **options: 
 @atexit.register
 def leave_group() -> None:
     """Ends the group of processes while Python is whole: torch asks for it, and Lightning does it for NCCL alone. What
-    is left over, such as gloo's threads, can abort a process at its very end."""
+    is left over, such as gloo's threads, can abort a process at its very end (see also `experiments.run.leave`)."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -202,6 +202,18 @@ def test_a_mistake_is_one_line_without_a_traceback(
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(("rank", "expected"), [("0", "written\ntorn down\n"), ("1", "written\n")])
+def test_all_processes_but_the_first_end_without_the_teardown_of_python(rank: str, expected: str) -> None:
+    program = (
+        "import atexit; from experiments.run import leave; "
+        "atexit.register(print, 'torn down'); print('written'); leave(3)"
+    )
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    environment = {**buffered, "LOCAL_RANK": rank}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (3, expected)
+
+
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     running = subprocess.Popen(
         [sys.executable, "-m", "experiments.run", *command(tmp_path, "train.max_epochs=500", "train.patience=500")],
