@@ -73,7 +73,8 @@ class LogLines(ProgressBar):
         self._last, last = time.perf_counter(), trainer.max_epochs or 0
         gone, done = self._last - self._start, epochs - (self._epochs_before or 0.0)
         times = f"{duration(gone)} so far, about {duration(gone / done * (last - epochs))} left"
-        print(f"epoch {trainer.current_epoch + 1} of {last}: {what}; {times}", flush=True)
+        before = "pretraining, " if getattr(trainer.lightning_module, "pretraining", False) else ""
+        print(f"{before}epoch {trainer.current_epoch + 1} of {last}: {what}; {times}", flush=True)
 
     def _tell_evaluated(self, what: str, batch: int, batches: float) -> None:
         if batch < batches and self._due(WITHIN):

@@ -28,10 +28,12 @@ def tiger(
     return RunConfig(name, data=data, optimizer=optimizer, train=train, published=published or {})
 
 
-def tiger_small(name: str, data: CatalogConfig, published: dict[str, dict[str, float]]) -> RunConfig:
+def tiger_small(
+    name: str, data: CatalogConfig, published: dict[str, dict[str, float]], max_epochs: int = 18
+) -> RunConfig:
     """A TIGER for a CPU core: the paper's optimiser and rate, random batches of 128 and a cosine, and half its dropout,
     of which so small a model wants less (experiments/LOG.md, "Dropout is what slowed the small TIGER")."""
-    base = tiger(name, data, published, max_epochs=18)
+    base = tiger(name, data, published, max_epochs)
     return replace(
         base,
         sequences=SequenceConfig(batch_size=128, batches="random", eval_users=5000),

@@ -64,7 +64,7 @@ def batches(number: int) -> DataLoader[Any]:
 
 
 def lines_of(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.startswith(("epoch", "validation", "test"))]
+    return [line for line in text.splitlines() if line.startswith(("epoch", "pretraining", "validation", "test"))]
 
 
 def test_an_epoch_has_a_line_with_what_was_measured_in_it(monkeypatch, capsys):
@@ -130,6 +130,14 @@ def test_a_run_that_is_resumed_within_an_epoch_reckons_from_there(tmp_path: Path
     worker = Worker(step=40)
     trainer_of(worker, monkeypatch, 2).fit(worker, batches(8), batches(1), ckpt_path=path)
     assert lines_of(capsys.readouterr().out)[0].endswith("3 min so far, about 5 min left")
+
+
+def test_the_lines_of_a_pretraining_say_so(monkeypatch, capsys):
+    worker = Worker(step=100)
+    worker.pretraining = True
+    trainer_of(worker, monkeypatch, 1).fit(worker, batches(8), batches(1))
+    lines = lines_of(capsys.readouterr().out)
+    assert lines and all(line.startswith("pretraining, epoch 1 of 1: ") for line in lines)
 
 
 def test_only_the_first_process_speaks(monkeypatch, capsys):
