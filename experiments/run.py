@@ -116,14 +116,14 @@ def answer(arguments: list[str], usage: str, work: Callable[[list[str]], object]
 
 
 def leave(status: int) -> NoReturn:
-    """Ends the process. Of several that train together all but the first, which have nothing to write, end without
-    Python's teardown: a thread of gloo that still holds a tensor there aborts its process (pytorch/pytorch issue
-    190489), and then Lightning kills the first, which is at its report."""
-    if process_rank() == 0:
+    """Ends the process. Of several that have trained together all but the first, which have nothing to write, end
+    without Python's teardown: a thread of gloo that still holds a tensor there aborts its process (pytorch/pytorch
+    issue 190489), and then Lightning kills the first, which is at its report."""
+    if status or process_rank() == 0:
         sys.exit(status)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)
+    os._exit(0)
 
 
 if __name__ == "__main__":

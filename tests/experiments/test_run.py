@@ -202,16 +202,19 @@ def test_a_mistake_is_one_line_without_a_traceback(
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize(("rank", "expected"), [("0", "written\ntorn down\n"), ("1", "written\n")])
-def test_all_processes_but_the_first_end_without_the_teardown_of_python(rank: str, expected: str) -> None:
+@pytest.mark.parametrize(("rank", "status", "torn_down"), [("0", 0, True), ("1", 0, False), ("1", 143, True)])
+def test_a_process_that_is_not_the_first_and_has_done_its_work_ends_without_the_teardown_of_python(
+    rank: str, status: int, torn_down: bool
+) -> None:
     program = (
         "import atexit; from experiments.run import leave; "
-        "atexit.register(print, 'torn down'); print('written'); leave(3)"
+        f"atexit.register(print, 'torn down'); print('written'); leave({status})"
     )
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     environment = {**buffered, "LOCAL_RANK": rank}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
-    assert (done.returncode, done.stdout) == (3, expected)
+    assert done.returncode == status
+    assert done.stdout == "written\n" + "torn down\n" * torn_down
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
