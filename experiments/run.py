@@ -3,6 +3,7 @@
 Heavy packages are imported by the stages that need them, so that help and mistakes answer at once.
 """
 
+import atexit
 import difflib
 import io
 import os
@@ -116,11 +117,15 @@ def answer(arguments: list[str], usage: str, work: Callable[[list[str]], object]
 
 
 def leave(status: int) -> NoReturn:
-    """Ends the process. Of several that have trained together all but the first, which have nothing to write, end
-    without Python's teardown: a thread of gloo that still holds a tensor there aborts its process (pytorch/pytorch
-    issue 190489), and then Lightning kills the first, which is at its report."""
-    if status or process_rank() == 0:
+    """Ends the process. One that has done its work in a group of processes does so without Python's teardown, but for
+    what asked to be called: a thread of gloo that lets go of a tensor in the teardown aborts its process
+    (pytorch/pytorch issues 179291 and 190489), and then Lightning kills the first, which may be at its report. It does
+    that for any status but 0 as well, so a process that has not done its work takes its time as ever.
+    """
+    torch = sys.modules.get("torch")
+    if status or torch is None or not torch.distributed.is_initialized():
         sys.exit(status)
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

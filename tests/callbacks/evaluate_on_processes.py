@@ -61,3 +61,5 @@ def main(processes: int, output: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     main(int(sys.argv[1]), Path(sys.argv[2]))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # or gloo's threads can abort the process at its end

@@ -202,19 +202,26 @@ def test_a_mistake_is_one_line_without_a_traceback(
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize(("rank", "status", "torn_down"), [("0", 0, True), ("1", 0, False), ("1", 143, True)])
-def test_a_process_that_is_not_the_first_and_has_done_its_work_ends_without_the_teardown_of_python(
-    rank: str, status: int, torn_down: bool
+@pytest.mark.parametrize(("grouped", "status", "torn_down"), [(False, 0, True), (True, 0, False), (True, 143, True)])
+def test_a_process_that_has_done_its_work_in_a_group_ends_without_the_teardown_of_python(
+    grouped: bool, status: int, torn_down: bool, tmp_path: Path
 ) -> None:
-    program = (
-        "import atexit; from experiments.run import leave; "
-        f"atexit.register(print, 'torn down'); print('written'); leave({status})"
-    )
+    group = f"torch.distributed.init_process_group('gloo', init_method='file://{tmp_path}/s', rank=0, world_size=1)"
+    program = f"""
+import atexit, torch
+from experiments.run import leave
+class Last:
+    def __del__(self): print("torn down")
+last = Last()
+atexit.register(print, "called")
+{group if grouped else ""}
+print("written")
+leave({status})
+"""
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    environment = {**buffered, "LOCAL_RANK": rank}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=buffered)
     assert done.returncode == status
-    assert done.stdout == "written\n" + "torn down\n" * torn_down
+    assert done.stdout.split("\n") == ["written", "called", *["torn down"] * torn_down, ""]
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:

@@ -101,7 +101,14 @@ def test_two_processes_that_want_one_stage_build_it_once(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("environment", "rank"),
-    [({}, 0), ({"RANK": "3"}, 3), ({"SLURM_PROCID": "1"}, 1), ({"LOCAL_RANK": "1"}, 1), ({"NODE_RANK": "2"}, 2)],
+    [
+        ({}, 0),
+        ({"RANK": "3"}, 3),
+        ({"SLURM_PROCID": "1"}, 1),
+        ({"LOCAL_RANK": "1"}, 1),
+        ({"NODE_RANK": "2"}, 2),
+        ({"SLURM_PROCID": "0", "LOCAL_RANK": "1"}, 1),
+    ],
 )
 def test_the_rank_is_known_under_every_launcher(
     environment: dict[str, str], rank: int, monkeypatch: pytest.MonkeyPatch

@@ -15,6 +15,8 @@ import numpy as np
 from experiments.page import read_columns
 
 ROOT = Path(__file__).resolve().parents[2]
+TRACED = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+"""Where a process was, should it abort."""
 SMALL = [
     "data.num_users=151",
     "train.max_epochs=2",
@@ -31,12 +33,15 @@ def command_of(name: str, output: Path, *more: str) -> list[str]:
 def finished(name: str, output: Path, *more: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Test result and metrics of every epoch."""
     command = command_of(name, output, *more)
-    environment = {**os.environ, "PYTHONFAULTHANDLER": "1"}  # where a process was, should it abort
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
-    said = "\n".join(line for line in done.stderr.splitlines() if not line.startswith("Extension modules:"))
-    assert done.returncode == 0, said[-6000:]
+    done = subprocess.run(command, cwd=ROOT, env=TRACED, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, told(done.stderr)
     (folder,) = {path.parent for path in output.glob("runs/*/*/test.json")}
     return json.loads((folder / "test.json").read_text()), read_columns(folder / "metrics.csv")
+
+
+def told(errors: str) -> str:
+    """The end of what a process wrote, without the long line of modules that comes with an abort."""
+    return "\n".join(line for line in errors.splitlines() if not line.startswith("Extension modules:"))[-6000:]
 
 
 def two_processes(strategy: str) -> list[str]:
@@ -64,11 +69,12 @@ def check_curve_and_sigterm(strategy: str, tmp_path: Path) -> None:
     (tmp_path / "ended/artifacts").symlink_to(tmp_path / "two/artifacts")
     often = "train.checkpoint_minutes=0.001"
     command = command_of("tiger_tiny", tmp_path / "ended", *processes, often)
-    running = subprocess.Popen(command, cwd=ROOT, env={**os.environ}, start_new_session=True, stderr=subprocess.PIPE)
+    running = subprocess.Popen(command, cwd=ROOT, env=TRACED, start_new_session=True, stderr=subprocess.PIPE, text=True)
     while running.poll() is None and not list(tmp_path.glob("ended/runs/*/*/checkpoints/last.ckpt")):
         time.sleep(0.02)
     os.killpg(running.pid, signal.SIGTERM)
-    assert running.wait(timeout=120) == 143
+    _, errors = running.communicate(timeout=120)
+    assert running.returncode == 143, told(errors)
     assert not list(tmp_path.glob("ended/runs/*/*/train.manifest.json")), "the training was over before the signal"
     again, resumed = finished("tiger_tiny", tmp_path / "ended", *processes, often)
     assert json.dumps(again["metrics"]) == json.dumps(two["metrics"])
