@@ -117,10 +117,10 @@ def answer(arguments: list[str], usage: str, work: Callable[[list[str]], object]
 
 
 def leave(status: int) -> NoReturn:
-    """Ends the process. One that has done its work in a group of processes does so without Python's teardown, but for
-    what asked to be called: a thread of gloo that lets go of a tensor in the teardown aborts its process
-    (pytorch/pytorch issues 179291 and 190489), and then Lightning kills the first, which may be at its report. It does
-    that for any status but 0 as well, so a process that has not done its work takes its time as ever.
+    """Ends the process. One that has done its work in a group of processes does what `atexit` asks for, but leaves
+    Python's teardown out: a thread of gloo that lets go of a tensor there aborts its process (pytorch/pytorch issues
+    179291 and 190489), and then Lightning kills the first, which may be at its report. Lightning kills it for any other
+    status but 0 as well, so a process that has not done its work takes its time as ever.
     """
     torch = sys.modules.get("torch")
     if status or torch is None or not torch.distributed.is_initialized():

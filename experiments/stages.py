@@ -26,11 +26,10 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCE
 
 def process_rank() -> int:
     """0 in the first or only process of a run under torchrun, SLURM or Lightning's own launcher."""
-    known = {name: int(os.environ.get(name, "0")) for name in ("SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")}
     if "RANK" in os.environ:
         return int(os.environ["RANK"])
-    # In an allocation of one task, where Lightning starts the others, SLURM's number is 0 in all of them.
-    return known["SLURM_PROCID"] or known["LOCAL_RANK"] + known["NODE_RANK"]
+    slurm, local, node = (int(os.environ.get(name, "0")) for name in ("SLURM_PROCID", "LOCAL_RANK", "NODE_RANK"))
+    return slurm or local + node  # where Lightning starts the others of a SLURM task, SLURM's is 0 in all of them
 
 
 def fingerprint(value: Any) -> str:
