@@ -82,13 +82,13 @@ check: $(STAMP)  ## linter, formatter, types, tests
 	$(PYTHON) -m mypy
 	$(PYTHON) -m pytest $(SPREAD)
 
-smoke: $(STAMP)  ## the whole pipeline of each model on a small synthetic catalogue: Recall@10 at least 3 times popularity's
+smoke: $(STAMP)  ## the pipeline of TIGER, decoder-only, Sidlight, GLASS and SASRec on a small synthetic catalogue: Recall@10 at least 3 times popularity's
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && for name in tiger_tiny causal_tiny sidlight_tiny glass_tiny sasrec_tiny; do \
 	  { $(PYTHON) -m experiments.run $$name output_dir="$$folder" $(ARGS) && \
 	  $(PYTHON) -c 'import json, sys; r = json.load(open(sys.argv[1])); \
 	    sys.exit(r["metrics"]["recall@10"] < 3 * r["popularity"]["recall@10"])' "$$folder"/runs/$$name/*/test.json; } || exit 1; done
 
-bench: $(STAMP)  ## speed beside the peers, of each stage, of classic models beside RecBole, with 12 k to 35 M items: [ARGS="..."] of the first
+bench: $(STAMP)  ## speed beside the peers, of each stage, of classic models beside RecBole, with 12 k to 35 M items: [ARGS="..."] of benchmarks.run
 	$(PYTHON) -m benchmarks.run $(ARGS)
 	$(PYTHON) -m benchmarks.stages
 	$(PYTHON) -m benchmarks.classic

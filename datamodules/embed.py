@@ -54,10 +54,12 @@ class EmbedConfig:
         return self.encoder == "tfidf" or self.whiten > 0
 
     def check(self) -> None:
-        """Raise UserError for a number that no vectors can be made with."""
+        """Raise UserError for a number that no vectors can be made with, and for a file that would not be read."""
         for name in ("dim", "batch_size"):
             require(getattr(self, name) >= 1, f"embed.{name}", getattr(self, name), "at least 1")
         require(self.whiten >= 0, "embed.whiten", self.whiten, "at least 0")
+        read = not self.path or self.encoder == "file"
+        require(read, "embed.path", self.path, f"nothing beside embed.encoder={self.encoder}; files want encoder=file")
 
     def build(self, items: pa.Table, prepared: Path | None = None) -> np.ndarray:
         """The items' vectors: (N, D) float32, finite, row i for row i of `items`.

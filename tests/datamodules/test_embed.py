@@ -136,6 +136,8 @@ def test_file_errors_name_the_file_and_the_fault(tmp_path):
         from_file(tmp_path / "none.npy", items)
     with pytest.raises(UserError, match=r"ends in '\.txt'"):
         from_file(tmp_path / "v.txt", items)
+    with pytest.raises(UserError, match=r"embed\.path=v\.npy: expected nothing beside embed\.encoder=minilm"):
+        EmbedConfig(path="v.npy").check()
 
 
 def test_npy_errors(tmp_path):
