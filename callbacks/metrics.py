@@ -48,8 +48,9 @@ class RankMetrics(Metric):
 
 
 class FreshRankMetrics(RankMetrics):
-    """The same with the items of the history taken out of the lists, as services answer and as many papers count: on
-    data without repetitions such an item is a certain miss. The lists are those of `RankMetrics`, so shorter by that.
+    """The same with the items of the history, as the model reads it, taken out of the lists, as services answer and as
+    many papers count: on data without repetitions such an item is a certain miss. The lists are those of `RankMetrics`,
+    so shorter by that.
     """
 
     def update(self, recommendations: Recommendations, batch: Targets) -> None:

@@ -246,7 +246,7 @@ def engine() -> ModuleType:
 
 def data_folder(data_dir: str) -> Path:
     """Where raw files lie: `data_dir`, else the environment's DATA_DIR, else ./data."""
-    return Path(data_dir or os.environ.get("DATA_DIR") or "data")
+    return Path(data_dir or os.environ.get("DATA_DIR") or "data").expanduser()
 
 
 def _core(events: "daft.DataFrame", min_count: int) -> "daft.DataFrame":

@@ -49,6 +49,11 @@ class EmbedConfig:
     whiten: int = field(default=0, metadata=IF_SET)  # components of PCA whitening, 0: none
 
     @property
+    def file(self) -> Path:
+        """Where `path` points to, of the user's home too."""
+        return Path(self.path).expanduser()
+
+    @property
     def own_space(self) -> bool:
         """Whether every catalogue gets a vector space of its own, so that vectors of two cannot be compared."""
         return self.encoder == "tfidf" or self.whiten > 0
@@ -240,7 +245,7 @@ def _scale(given_ND: np.ndarray, into_ND: np.ndarray) -> np.ndarray:
 def _file(config: EmbedConfig, items: pa.Table) -> np.ndarray:
     """Given vectors from embed.path."""
     readers = {".npy": _read_npy, ".parquet": _read_parquet}
-    path = Path(config.path).expanduser()
+    path = config.file
     if not config.path:
         raise UserError("embed.encoder=file needs embed.path=<vectors>.npy or .parquet")
     if path.suffix not in readers:

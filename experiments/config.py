@@ -9,6 +9,7 @@ enters it only where it is not at its default: stages from before there was such
 import dataclasses
 import difflib
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,7 +39,10 @@ from sid.errors import UserError, require
 
 LOGGERS = ("csv", "wandb")
 PRECISIONS = ("32-true", "bf16-mixed")
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
+STRATEGIES = ("auto", "ddp", "fsdp")
+PATHS = ("output_dir", "embed.path", "data.data_dir", "data.interactions", "data.items")
+"""Keys whose values may begin with ~; a shell leaves it as it is behind `key=`."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 AT_TEST = {"hashed": False, "at_test": True}
 TOKENIZERS: dict[str, type[TokenizerConfig]] = {
@@ -72,15 +76,27 @@ class TrainConfig:
     ema: float = 0.0
     """Decay a step of the running mean of the weights that is validated and kept; 0: the weights themselves."""
     accelerator: str = "auto"
+    """cpu, gpu (or cuda), or auto: the GPU if there is one."""
     devices: str = "auto"
     num_nodes: int = 1
     strategy: str = "auto"
-    """auto, ddp, fsdp (the processes of a machine share out the optimiser's state), or another of Lightning's."""
+    """auto, ddp, or fsdp: the processes of a machine share out the optimiser's state."""
+
+    def one_device(self) -> bool:
+        """Whether it works on a single device of a single machine."""
+        if self.num_nodes > 1:
+            return False
+        if self.devices != "auto" or self.accelerator == "cpu":
+            return str(self.devices) in ("1", "auto")
+        import torch
+
+        return torch.cuda.device_count() <= 1
 
     def check(self, learns: bool = True) -> None:
         """Raise UserError for a value that no training can start with; `learns`: there are epochs."""
         require(self.precision in PRECISIONS, "train.precision", self.precision, " or ".join(PRECISIONS))
         require(self.accelerator in ACCELERATORS, "train.accelerator", self.accelerator, ", ".join(ACCELERATORS))
+        require(self.strategy in STRATEGIES, "train.strategy", self.strategy, ", ".join(STRATEGIES))
         devices = str(self.devices)
         counted = devices.isdecimal() and int(devices) >= 1
         require(counted or devices == "auto", "train.devices", devices, "auto or a number of at least 1")
@@ -213,9 +229,11 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
     assignments = uniform_codebooks(config.tokenizer, assignments)
     tree = OmegaConf.structured(config)
     for assignment in assignments:
-        key, sign, _ = assignment.partition("=")
+        key, sign, value = assignment.partition("=")
         if not sign:
             raise UserError(f"{assignment!r} is not an override; write key=value, for instance seed=2")
+        if key in PATHS:
+            assignment = f"{key}={os.path.expanduser(value)}"
         if key not in (known := _keys(tree)):
             near = difflib.get_close_matches(key, known, n=3) or sorted(k for k in known if "." not in k)
             raise UserError(f"unknown key {key!r}; did you mean {', '.join(near)}?")

@@ -4,6 +4,7 @@ Array names end in their shape: U users.
 """
 
 import html
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ from sid.table import SIDTable
 EXAMPLES = 50
 
 
+def artifacts_of(run: Path) -> Path:
+    """Beside the runs as they are called, or as they lie, should a folder on the way be a link to another disk."""
+    called, lying = Path(os.path.abspath(run / "../../..")), (run.resolve() / "../../..").resolve()
+    return next((folder for folder in (called, lying) if (folder / "artifacts").is_dir()), called) / "artifacts"
+
+
 def recommender(folder: Path, device: str = "cpu") -> Recommender:
     """Of a run, or of a bundle that `experiments.export` has written. Raises UserError where it is neither."""
     return Recommender.load(folder, device) if (folder / CARD).exists() else Recommender(bundle_of(folder), device)
@@ -48,6 +55,8 @@ def bundle_of(run: Path) -> Bundle:
         raise UserError(f"{run} is not trained to its end; repeat {environment.get('command', 'its command')}")
     trained = read_json(run / "train.manifest.json")["inputs"]
     sizes = {"kind": trained["kind"], "revision": trained.get("revision", 0), **config["model"]}
+    if "weights" in sizes:
+        sizes["weights"] = ""  # where training started is of no use any more, and may not be there
     try:
         if trained.get("version") != VERSIONS["train"]:
             raise ValueError("models compute otherwise since")
@@ -56,7 +65,7 @@ def bundle_of(run: Path) -> Bundle:
         commit = environment.get("commit") or "unknown"
         raise UserError(f"{run} is of another version ({error}): train again, or use its commit ({commit})") from error
     stages = environment["stages"]
-    artifacts = run.resolve().parents[2] / "artifacts"
+    artifacts = artifacts_of(run)
     splitting = SplitConfig(**config["split"])
     catalog = splitting.known(Catalog.load(artifacts / "prepare" / stages["prepare"]))
     split = splitting.build(catalog)

@@ -78,7 +78,7 @@ class Pipeline:
 
     @cached_property
     def embed(self) -> Stage:
-        given = [Path(self.config.embed.path), *Path(self.config.embed.encoder).rglob("*")]
+        given = [self.config.embed.file, *Path(self.config.embed.encoder).rglob("*")]
         inputs = {"embed": hashed(self.config.embed), "prepare": self.prepare.hash}
         inputs["given"] = [file_hash(path) for path in sorted(given) if path.is_file()]
         return self._artifact("embed", inputs)
@@ -100,6 +100,8 @@ class Pipeline:
         inputs["version"] = VERSIONS["train"]
         if revision := self.config.model.revision:
             inputs["revision"] = revision
+        if weights := getattr(self.config.model, "weights", ""):
+            inputs["weights"] = [file_hash(path) for path in sorted(Path(weights).rglob("*")) if path.is_file()]
         if isinstance(self.config.model, ClassicConfig):
             inputs |= {name: getattr(self, name).hash for name in ("prepare", "embed") if name in self.stages}
         else:
@@ -279,8 +281,9 @@ class Pipeline:
 
         module, data = self.retriever()
         config = as_trained(self.config)
-        write_atomically(folder / "config.yaml", to_yaml(config))
-        self._note_environment(folder / "environment.json")
+        if process_rank() == 0:  # only the first process is sure to find the folder
+            write_atomically(folder / "config.yaml", to_yaml(config))
+            self._note_environment(folder / "environment.json")
         if isinstance(config.model, ClassicConfig) and not config.model.learns:
             return settle(config, module, data, self.catalog, folder)
         return train(config, module, data, self.codes, self.catalog, folder, self.watchers)
@@ -318,5 +321,4 @@ class Pipeline:
         if path.exists():
             first = json.loads(path.read_text())
             noted = {**first, "resumed": [*first.get("resumed", []), provenance(self.command)]}
-        if process_rank() == 0:
-            write_atomically(path, json.dumps(noted, indent=1) + "\n")
+        write_atomically(path, json.dumps(noted, indent=1) + "\n")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 from experiments.named import listing, named, require_named
-from experiments.stages import VERSIONS, process_rank
+from experiments.stages import VERSIONS, process_rank, stand_alone, started_with_others
 from sid.errors import Terminated, UserError
 
 STAGES = tuple(VERSIONS)
@@ -71,6 +71,13 @@ def run(arguments: list[str]) -> Any:
     from experiments.config import override
 
     config = override(named(name), overrides)
+    if "SLURM_PROCID" in os.environ and config.train.one_device():
+        stand_alone()
+    if force and started_with_others():
+        raise UserError(
+            f"force={force}: of several processes that torchrun or srun starts, some would take the old results before "
+            "they are gone; remove the stage's folder instead, or force it in a process that starts alone"
+        )
     from experiments.pipeline import Pipeline
     from experiments.summary import show
 

@@ -32,6 +32,19 @@ def process_rank() -> int:
     return slurm or local + node  # where Lightning starts the others of a SLURM task, SLURM's is 0 in all of them
 
 
+def stand_alone() -> None:
+    """Makes this process one of its own, where SLURM has started others beside it that have nothing to do with it:
+    several runs of one device each in one step of a job, or the agents of a sweep. Before lightning is imported."""
+    for name in ("SLURM_NTASKS", "SLURM_PROCID"):
+        os.environ.pop(name, None)
+
+
+def started_with_others() -> bool:
+    """Whether torchrun or SLURM has started several processes of this run at once."""
+    launchers = {"RANK": "WORLD_SIZE", "SLURM_PROCID": "SLURM_NTASKS"}
+    return any(int(os.environ.get(size, "1")) > 1 for rank, size in launchers.items() if rank in os.environ)
+
+
 def fingerprint(value: Any) -> str:
     """12 hex digits of the SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]

@@ -15,6 +15,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -115,7 +116,8 @@ def finished_epochs(checkpoint: str | None) -> int | None:
 
 
 def trainer(callbacks: list[Callback], logger: Logger | None = None, **options: Any) -> lightning.Trainer:
-    """A deterministic trainer without sanity run; `options` go to `lightning.Trainer`."""
+    """A deterministic trainer without sanity run; `options` go to `lightning.Trainer`. Raises UserError where there are
+    no such devices."""
     # Deterministic algorithms also fill new memory with NaN, a pass more over it; nothing of ours reads it unwritten.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -126,15 +128,28 @@ def trainer(callbacks: list[Callback], logger: Logger | None = None, **options: 
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*recommended to use `self.log.*sync_dist=True.*")
     warnings.filterwarnings("ignore", ".*is not currently set to True, but.*train_dataloader.*")
-    return lightning.Trainer(
-        callbacks=[*callbacks, progress_bar()],
-        logger=logger or False,
-        plugins=[AtomicCheckpoints()],
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-        deterministic="warn",
-        **options,
-    )
+    accelerator = processor(options.pop("accelerator", "auto"))
+    try:
+        return lightning.Trainer(
+            accelerator=accelerator,
+            callbacks=[*callbacks, progress_bar()],
+            logger=logger or False,
+            plugins=[AtomicCheckpoints()],
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            deterministic="warn",
+            **options,
+        )
+    except MisconfigurationException as error:
+        asked = f"train.accelerator={accelerator}, train.devices={options.get('devices', 'auto')}"
+        raise UserError(f"{asked}: {' '.join(str(error).split())}") from error
+
+
+def processor(accelerator: str) -> str:
+    """What Lightning calls it. By itself it would take Apple's GPUs, which cannot do metrics' float64."""
+    if accelerator == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if accelerator == "gpu" else accelerator
 
 
 @atexit.register
@@ -176,10 +191,8 @@ def has_bfloat16(accelerator: str) -> bool:
 
     Another CPU emulates them or takes plain loops: 1 to 3 GFLOP/s on a Zen 3, in float32 38 to 80.
     """
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+    if processor(accelerator) == "cuda" and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        return True
     if not torch.backends.mkldnn.is_available():
         return False
     if platform.machine() in ("x86_64", "AMD64"):

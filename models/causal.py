@@ -236,6 +236,7 @@ class FlatCausal(Causal):
         start_B1, items_BTL = self.split(tokens_BS, targets=0)
         tokens_BS = torch.cat([start_B1, items_BTL.flatten(1)], dim=1)
         padding_BS = tokens_BS == PAD
+        padding_BS[:, 0] = False  # what opens a sequence is a token, also of a user who is not known
         length_B = (~padding_BS).sum(1)
         mask_B11S = torch.zeros_like(tokens_BS, dtype=self.embedding.dtype).masked_fill(padding_BS, -torch.inf)
         states_BSD, stack = self.stack.begin(self._embed(tokens_BS), mask_B11S[:, None, None])

@@ -58,6 +58,8 @@ def test_overrides_reach_every_depth_and_keep_their_types() -> None:
         ("train.max_epochs=0", "train.max_epochs=0: expected at least 1"),
         ("train.precision=bf16", "train.precision=bf16: expected 32-true or bf16-mixed"),
         ("train.accelerator=tpu", "train.accelerator=tpu: expected auto, cpu"),
+        ("train.strategy=dpp", "train.strategy=dpp: expected auto, ddp, fsdp"),
+        ("embed.path=v.npy", "embed.path=v.npy: expected nothing beside embed.encoder=minilm"),
         ("evaluation.num_beams=0", "evaluation.num_beams=0: expected at least 1"),
         ("evaluation.num_beams=20", "evaluation.entropy_at=[10, 20, 50]: expected one or more numbers from 1 to eval"),
         ("evaluation.free_beams=10", "evaluation.invalid_at=[10, 20]: expected one or more numbers from 1 to eval"),

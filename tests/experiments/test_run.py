@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -222,6 +223,46 @@ leave({status})
     done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=buffered)
     assert done.returncode == status
     assert done.stdout.split("\n") == ["written", "called", *["torn down"] * torn_down, ""]
+
+
+def test_a_run_on_one_device_is_its_own_among_the_tasks_of_an_allocation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"NTASKS": "2", "NTASKS_PER_NODE": "2", "PROCID": "1", "JOB_ID": "7"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert main(command(tmp_path, "train.accelerator=cpu", "train.max_epochs=1")) == 0
+    assert (folder(tmp_path) / "report.html").exists()
+
+
+def test_forcing_is_refused_where_several_processes_start_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["tiger_tiny", "train.devices=2", "force=train"]) == 2
+    assert "force=train: of several processes" in capsys.readouterr().err
+
+
+def test_another_process_than_the_first_needs_no_folder_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = run(["popularity_tiny", *SMALL[:4], "stage=prepare", f"output_dir={tmp_path}"])
+    monkeypatch.setenv("RANK", "1")
+    pipeline.train.run(pipeline._train, False, print)
+    assert not pipeline.train.folder.exists()
+
+
+def test_the_users_home_stands_for_a_tilde_and_vectors_are_known_by_contents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = []
+    for name, start in (("a", 0), ("b", 1), ("c", 0)):
+        np.save(tmp_path / f"{name}.npy", np.arange(start, 40 * 4 + start, dtype=np.float32).reshape(40, 4))
+        given = ["embed.encoder=file", f"embed.path=~/{name}.npy", "stage=embed", "output_dir=~/out"]
+        names.append(run(["tiger_tiny", *SMALL[:4], *given]).embed.folder)
+    assert names[0] == names[2] != names[1]
+    assert names[0].is_relative_to(tmp_path / "out")
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from filelock import FileLock
 
 from experiments import stages
-from experiments.stages import Stage, process_rank
+from experiments.stages import Stage, process_rank, stand_alone, started_with_others
 from sid.errors import UserError
 
 
@@ -118,6 +118,31 @@ def test_the_rank_is_known_under_every_launcher(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert process_rank() == rank
+
+
+@pytest.mark.parametrize(
+    ("environment", "several"),
+    [
+        ({}, False),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, True),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, False),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, True),
+        ({"SLURM_NTASKS": "4"}, False),  # in an allocation, but not within srun
+        ({"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, False),  # Lightning's own, after the first has done what is forced
+    ],
+)
+def test_processes_that_a_launcher_starts_at_once_are_known(
+    environment: dict[str, str], several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert started_with_others() == several
+    if "RANK" not in environment:
+        stand_alone()
+        assert not started_with_others()
+        assert process_rank() == int(environment.get("LOCAL_RANK", "0"))
 
 
 def test_a_collective_stage_takes_no_lock_beyond_the_first_process(

@@ -21,6 +21,7 @@ from experiments import trainers, training
 from experiments.config import EvaluationConfig, TrainConfig
 from experiments.example_users import example_users
 from sid.decode import Recommendations
+from sid.errors import UserError
 from sid.table import SIDTable
 
 NONE = Examples(np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.int64))
@@ -150,6 +151,13 @@ def test_of_processors_x86_needs_its_own_instructions(has: bool, machine: str, m
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: asked["x86_64"])
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: asked["aarch64"], raising=False)
     assert trainers.has_bfloat16("cpu") == asked[machine]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told() -> None:
+    with pytest.raises(UserError, match=r"train\.accelerator=cuda, train\.devices=1: .*CUDA"):
+        trainers.trainer([], accelerator="gpu", devices=1)
+    assert trainers.device_of("auto").type == "cpu"
 
 
 def test_a_trainer_is_deterministic_but_does_not_fill_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:

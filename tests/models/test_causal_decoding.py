@@ -72,6 +72,20 @@ def test_a_wide_beam_search_ranks_like_scoring_every_item(
 
 
 @both_forms
+@torch.no_grad()
+def test_behind_a_user_who_is_not_known_it_ranks_as_it_scores(form: str) -> None:
+    model = tiny(form, num_user_tokens=7)
+    tokens_BS = sequences(model, [2, 4])
+    tokens_BS[:, 0] = PAD
+    logp_B1V, _ = model.next_logp(model.begin(tokens_BS), 0, None, None)
+    for tokens_S, items, logp_1V in zip(tokens_BS, (2, 4), logp_B1V, strict=True):
+        whole_1S = followed(model, tokens_S[None, : 1 + items * len(SIZES)], EVERY_NL[:1])
+        states_1LD = model.depth_states(*model.before_targets([(whole_1S, last_of(items + 1)[None])]))
+        expected_V = model.logits(states_1LD[0, 0], 0).log_softmax(-1)
+        torch.testing.assert_close(logp_1V[0].double(), expected_V, atol=1e-5, rtol=1e-5)
+
+
+@both_forms
 @pytest.mark.parametrize("constrained", [False, True])
 @torch.no_grad()
 def test_few_beams_score_their_items_as_many_do(form: str, constrained: bool) -> None:

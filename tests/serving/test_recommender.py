@@ -14,14 +14,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import T5ForConditionalGeneration
 
 from datamodules.batch import token_sequence
 from experiments import export
 from experiments.deploy import bundle_of, recommender
+from experiments.named import named
+from experiments.pipeline import Pipeline
 from experiments.recommend import main as recommend
 from experiments.run import run
 from experiments.stages import VERSIONS
+from models.hugging_face import t5_config
 from models.tiger import Tiger
 from serving import table as tables
 from serving.bundle import Bundle
@@ -337,6 +342,32 @@ def test_exports_are_whole_or_refused(
         (tmp_path / "copy/bundle.json").write_text(json.dumps({**card, **change}))
         with pytest.raises(UserError, match=said):
             Bundle.load(tmp_path / "copy")
+
+
+def test_runs_that_lie_on_another_disk_are_found_with_their_artifacts(runs: dict[str, Path], tmp_path: Path) -> None:
+    disk, here = tmp_path / "disk/runs", tmp_path / "here"
+    shutil.copytree(runs["sasrec_tiny"], disk / "sasrec_tiny/x")
+    here.mkdir()
+    (here / "runs").symlink_to(disk)
+    (here / "artifacts").symlink_to(runs["sasrec_tiny"].parents[2] / "artifacts")
+    assert bundle_of(here / "runs/sasrec_tiny/x").items.num_rows
+    (tmp_path / "link").symlink_to(runs["sasrec_tiny"])
+    assert bundle_of(tmp_path / "link").items.num_rows
+
+
+def test_a_p5_that_began_as_a_t5_needs_that_no_more(tmp_path: Path) -> None:
+    peer, output = tmp_path / "t5", tmp_path / "out"
+    shape = named("p5_tiny").model.shape
+    T5ForConditionalGeneration(t5_config(shape, 50)).save_pretrained(peer)
+    arguments = ["p5_tiny", *SMALL, *SHORT, f"model.weights={peer}", f"output_dir={output}"]
+    done = run(arguments)
+    save_file(load_file(peer / "model.safetensors"), peer / "model.safetensors", {"format": "pt", "other": "yes"})
+    assert Pipeline(done.config).train.hash != done.train.hash
+    shutil.rmtree(peer)
+    assert export.main([str(done.train.folder), str(tmp_path / "bundle")]) == 0
+    ready, moved = recommender(done.train.folder), Recommender.load(tmp_path / "bundle")
+    history = [[0, 1, 2]]
+    assert ready.answer(history, Question()).lists.items_BK.equal(moved.answer(history, Question()).lists.items_BK)
 
 
 def test_a_run_that_is_not_trained_to_its_end_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
