@@ -70,6 +70,11 @@ class WithinEpoch(Callback):
     def _note(self, *_: Any) -> None:
         self.asked = True
 
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """An epoch of one batch has no place within it: the run goes on from its last validation."""
+        if trainer.num_training_batches == 1 and self._agreed(trainer, 0):
+            raise SIGTERMException
+
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

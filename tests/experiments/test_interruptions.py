@@ -98,6 +98,19 @@ def test_sigterm_near_the_end_of_the_training_is_heeded_behind_it(
     same(finish(pipeline(name, tmp_path)), whole)
 
 
+@pytest.mark.parametrize("every", ["1", "2"])
+def test_sigterm_between_epochs_of_one_batch(every: str, tmp_path: Path) -> None:
+    more = ("sequences.steps_per_epoch=1", "train.max_epochs=6", f"train.validate_every={every}")
+    whole = finish(pipeline("sasrec_tiny", tmp_path / "whole", more=more))
+    beside(tmp_path / "whole", tmp_path)
+    with pytest.raises(Terminated):
+        pipeline("sasrec_tiny", tmp_path, Stop(2, 0, terminate), more=more).run("evaluate", lambda *figures: None)
+    again = pipeline("sasrec_tiny", tmp_path, more=more)
+    saved = torch.load(again.train.folder / "checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == {"1": 3, "2": 2}[every]
+    same(finish(again), whole)
+
+
 @pytest.mark.parametrize("at", [(0, 3), (1, 5)])
 def test_a_kill_costs_what_came_after_the_last_timed_checkpoint(
     at: tuple[int, int], unbroken: tuple[str, Path, Any], tmp_path: Path
