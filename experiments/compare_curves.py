@@ -63,7 +63,7 @@ def painters(groups: Groups, columns: Mapping[str, str]) -> list[Paint]:
     """One for every column that a run has; the last one adds the legend."""
     runs = [run for members in groups.values() for run in members]
     there = [name for name in columns if any(len(points(run, name)[0]) for run in runs)]
-    ends = [x[-1] for run in runs for name in there if len(x := points(run, name)[0])]
+    ends = [x[-1] for run in runs for name in there if len(x := points(run, name)[0]) and x[-1] > 0]
     log = bool(ends) and max(ends) > 10 * min(ends)
     return [plot(groups, name, columns[name], log, name == there[-1]) for name in there]
 
@@ -79,7 +79,10 @@ def plot(groups: Groups, column: str, title: str, log: bool, legend: bool) -> Pa
             for x, y in (points(run, column) for run in runs):
                 if not len(x):
                     continue
-                ax.plot(x, y, dash, color=colour, marker=marker, markersize=3.5, label=label)
+                if x[-1] > 0:
+                    ax.plot(x, y, dash, color=colour, marker=marker, markersize=3.5, label=label)
+                else:  # without training; a logarithmic axis has no place for it
+                    ax.axhline(y[-1], color=colour, linestyle=dash, linewidth=1, label=label)
                 label = "_again"  # a label with a leading underscore stays out of the legend
         ax.set_title(title, fontsize=9, loc="left")
         ax.set_xlabel(f"{clock(groups)} minutes of training")

@@ -118,7 +118,8 @@ def codebooks(usage: Sequence[float], perplexity: Sequence[float], sizes: Sequen
         if levels <= MOST_NAMED:
             ax.set_xticks(place_L, [f"level {level + 1}\n{size} codes" for level, size in enumerate(sizes[:levels])])
         else:
-            ax.set_xticks(place_L[:: levels // 8], (place_L + 1)[:: levels // 8])
+            few_L = place_L[:: max(1, levels // 8)]
+            ax.set_xticks(few_L, few_L + 1)
             ax.set_xlabel("level")
         ax.set_ylim(0, 1.02)
         ax.set_yticks(np.linspace(0, 1, 6))

@@ -28,8 +28,8 @@ USAGE = """usage: make leaderboard DATASET=<dataset> [SEEDS="1 2 3"] [ONLY="<mod
        python -m experiments.leaderboard <dataset> [seeds="1 2 3"] [only="<model>,<model>"] [key=value ...]
 
 Runs every retriever of a data set, or those of only=, and ranks them. Finished runs are reused; the table holds all
-that is finished, whatever is asked for now. Any field of the configuration but the seed is a key, and holds for all
-that have it: classic models have no tokenizer.
+that is finished with these seeds and keys, whatever models are asked for now, and takes the place of one with others.
+Any field of the configuration but the seed is a key, and holds for all that have it: classic models have no tokenizer.
 """
 GENERATIVE = {
     "tiger": "TIGER",

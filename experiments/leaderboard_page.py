@@ -113,19 +113,24 @@ def board_row(cell: Cell, below: Sequence[Cell], judge: Judge, wall: bool) -> Ro
     """A cell with what it amounts to, beside those that are behind it."""
     runs: list[Measured] = [cell.found[seed] for seed in sorted(cell.found)]
     changes = {other.row: judge.changes(cell.found, other.found) for other in below}
-    published = next(iter(cell.configs.values())).published
     return Row(
         cell.experiment,
         cell.row,
         seeds=sorted(cell.found),
         folders=[str(run.lists.parent) for run in runs],
         metrics={name: [run.metrics[name] for run in runs] for name in METRICS if name in runs[0].metrics},
-        published=dict(next(iter(published.values()), {})),
+        published=published(cell),
         parameters=statistics.fmean(run.train["parameters"] for run in runs),
         seconds=statistics.fmean(run.train["seconds" if wall else "cpu_seconds"] for run in runs),
         users_per_second=statistics.fmean(run.users_per_second for run in runs),
         over={title: change["recall@10"] for title, change in changes.items() if change},
     )
+
+
+def published(cell: Cell) -> dict[str, float]:
+    """The model's own row of a paper, if there is one: "TIGER, Table 1" is TIGER's."""
+    rows = next(iter(cell.configs.values())).published
+    return next((dict(row) for name, row in rows.items() if name.startswith(f"{cell.row},")), {})
 
 
 def table(board: Board) -> Grid:

@@ -1,6 +1,7 @@
 """Where a result comes from: commit, versions, machine, command."""
 
 import platform
+import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -38,13 +39,14 @@ def provenance(command: str = "") -> dict[str, Any]:
     Args:
         command: what to type for the same result; "": the command line of this process.
     """
+    ours = bool(_git("ls-files", Path(__file__).name))  # installed code may lie in a checkout of something else
     return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain")),
+        "commit": _git("rev-parse", "HEAD") if ours else "",
+        "dirty": ours and bool(_git("status", "--porcelain")),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": _versions(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
-        "command": command or " ".join(["python -m experiments.run", *sys.argv[1:]]),
+        "command": command or shlex.join(["python", "-m", "experiments.run", *sys.argv[1:]]),
     }

@@ -110,9 +110,10 @@ def verdict(test: Mapping[str, Any]) -> str:
 
 
 def recall_error(test: Mapping[str, Any]) -> float | None:
-    """Standard error over users of our Recall@10: each user is a hit or none."""
+    """Standard error over users of our Recall@10, where each has one target: a hit or none."""
     ours, users = test.get("metrics", {}).get("recall@10"), test.get("users")
-    return math.sqrt(ours * (1 - ours) / users) if ours is not None and users else None
+    single = users and test.get("targets", users) == users
+    return math.sqrt(ours * (1 - ours) / users) if ours is not None and single else None
 
 
 def training_words(columns: Mapping[str, np.ndarray]) -> str:

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import models.classic_configs
+import models.configs
 from experiments.config import unless_set
 from experiments.page import read_columns, read_json, read_text
+from experiments.stages import VERSIONS
 from sid.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +34,8 @@ class Run:
     name: str
     model: str
     options: dict[str, Any]
-    """Dotted key -> value; beside the configuration `model`, and the hashes of the stages `prepare` and `tokenize`."""
+    """Dotted key -> value; beside the configuration `model`, the hashes of the stages `prepare` and `tokenize`, and
+    `code` (see `older_code`)."""
     environment: dict[str, Any]
     columns: dict[str, np.ndarray]
     """metrics.csv; empty before the end of the first epoch."""
@@ -92,7 +96,7 @@ def read_run(folder: Path) -> Run:
         folder,
         str(config.get("name", folder.parent.name)),
         model,
-        {**options, "model": model, **stages},
+        {**options, "model": model, "code": older_code(manifest.get("inputs", {})) or None, **stages},
         environment,
         columns,
         measured(columns, figures, test),
@@ -100,6 +104,15 @@ def read_run(folder: Path) -> Run:
         bool(manifest),
         wall,
     )
+
+
+def older_code(inputs: Mapping[str, Any]) -> str:
+    """Version and revision of what a training was computed by, where that computes otherwise now; else ""."""
+    kind = inputs.get("kind", "")
+    config = getattr(models.configs, kind, getattr(models.classic_configs, kind, None))
+    then = inputs.get("version", VERSIONS["train"]), inputs.get("revision", 0)
+    now = VERSIONS["train"], getattr(config, "revision", then[1])
+    return f"{then[0]}.{then[1]}" if then != now else ""
 
 
 def require_run(folder: Path) -> None:

@@ -33,8 +33,9 @@ USAGE = """usage: make study NAME=<study> [SEEDS="1 2 3"] [ONLY="<row>,<row>"] [
        python -m experiments.study <study> [seeds="1 2 3"] [only="<row>,<row>"] [on=<experiment>,...] [key=value ...]
 
 Runs the rows of a study (experiments/studies.py) on its experiments, or on others with on=, and compares each with the
-base. Finished runs are reused; the table holds all that is finished, whatever is asked for now. Any field of the
-configuration but the seed is a key, and holds for every row whose kinds of model and tokenizer have it.
+base. Finished runs are reused; the table holds all that is finished with these seeds and keys, whatever rows are asked
+for now, and takes the place of one with others. Any field of the configuration but the seed is a key, and holds for
+every row whose kinds of model and tokenizer have it.
 """
 SEEDS = "1 2 3"
 
@@ -186,6 +187,7 @@ def execute(
     """
     from experiments.pipeline import Pipeline
     from experiments.study_table import measured
+    from experiments.trainers import finish_wandb
 
     wanted = [(cell, seed) for seed in seeds for cell in cells if cell.asked and seed in cell.configs]
     runs = [(cell, seed) for cell, seed in wanted if seed not in cell.found]
@@ -211,6 +213,8 @@ def execute(
             say(f"  failed: {problem}")
             cell.problems.setdefault(problem, []).append(seed)
             continue
+        finally:
+            finish_wandb()
         result = cell.found[seed] = measured(pipeline)
         pipelines.setdefault(cell.experiment, pipeline)
         say(f"  R@10 {result.metrics['recall@10']:.4f}  N@10 {result.metrics['ndcg@10']:.4f}  {result.lists.parent}")

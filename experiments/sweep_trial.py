@@ -19,6 +19,7 @@ from experiments.named import named
 from experiments.page import read_columns
 from experiments.pipeline import Pipeline
 from experiments.sweep_space import Sweep, drawn
+from experiments.trainers import finish_wandb
 from sid.errors import UserError
 
 SEED = 1
@@ -147,10 +148,7 @@ def attempt(trial: optuna.Trial, sweep: Sweep, name: str, overrides: Sequence[st
     try:
         pipeline.run("train", lambda *figures: None)
     finally:
-        if config.logger == "wandb":
-            import wandb
-
-            wandb.finish()
+        finish_wandb()
     for key in ("parameters", "epochs", "seconds", "cpu_seconds"):
         trial.set_user_attr(key, pipeline.figures["train"][key])
     found = best(pipeline.train.folder, sweep)

@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import resource
+import sys
 import warnings
 from functools import cache
 from pathlib import Path
@@ -241,4 +242,10 @@ def log_report(config: RunConfig, report: Path) -> None:
         import wandb
 
         logger.experiment.log({"report": wandb.Html(report.read_text())})
-        wandb.finish()
+        finish_wandb()
+
+
+def finish_wandb() -> None:
+    """Ends this process's wandb run, if there is one; Lightning would go on in it with another training."""
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].finish()

@@ -45,7 +45,8 @@ class Asked(BaseModel):
 
     @property
     def question(self) -> Question:
-        return Question(self.k, self.beams, self.temperature, self.first_temperature, self.seed, self.fresh)
+        seed = self.seed if self.temperature or self.first_temperature else 0  # questions of one kind go together
+        return Question(self.k, self.beams, self.temperature, self.first_temperature, seed, self.fresh)
 
 
 class Item(BaseModel):
@@ -253,7 +254,7 @@ def create_app(recommender: Recommender, largest_batch: int = LARGEST_BATCH) -> 
         row = {name: rows[name][number].as_py() for name in rows.column_names}
         return {
             "user": row["user"],
-            "history": [recommender.shown(item) for item in row["history"]],
+            "history": [recommender.shown(item) for item in row["history"][-LONGEST_HISTORY:]],
             "next": recommender.shown(row["next"]),
         }
 

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from experiments import compare
 from experiments.compare import COLUMNS, cautions, label, main, table_rows
+from experiments.compare_curves import painters
 from experiments.results import by_config, differing, read_run, settings
 from sid.errors import UserError
 
@@ -139,6 +141,27 @@ def test_an_option_at_its_default_is_that_of_a_run_from_before_there_was_it(tmp_
     runs = [read_run(make(tmp_path / "toy" / str(seed), seed, config=config)) for seed, config in enumerate(configs)]
     assert [len(group) for group in by_config(runs)] == [2, 1]
     assert differing(runs) == ["seed", "optimizer.kind"]
+
+
+def test_runs_of_code_that_computed_otherwise_are_no_seeds_of_one_configuration(tmp_path: Path) -> None:
+    folders = [make(tmp_path / "toy" / str(seed), seed, form="tiger") for seed in range(4)]
+    for folder, (version, revision) in zip(folders, [(2, 1), (2, 0), (1, 1), (2, 1)], strict=True):
+        manifest = json.loads((folder / "train.manifest.json").read_text())
+        manifest["inputs"] |= {"version": version, "revision": revision}
+        (folder / "train.manifest.json").write_text(json.dumps(manifest))
+    groups = by_config([read_run(folder) for folder in folders])
+    assert [[run.folder.name for run in group] for group in groups] == [["0", "3"], ["1"], ["2"]]
+    assert list(label(groups)) == ["tiger (2 seeds)", "tiger, code=2.0", "tiger, code=1.1"]
+
+
+def test_runs_without_training_are_drawn_and_leave_the_axis_linear(tmp_path: Path) -> None:
+    none = make(tmp_path / "popularity" / "a", minutes=0.0)
+    groups = label(by_config([read_run(folder) for folder in (none, make(tmp_path / "toy" / "b"))]))
+    ax = Figure().subplots()
+    for paint in painters(groups, {"val/recall@10": "Recall@10"}):
+        paint(ax)
+    assert ax.get_xscale() == "linear"
+    assert len(ax.get_lines()) == 2
 
 
 def test_a_run_on_a_machine_without_bfloat16_says_so(tmp_path: Path) -> None:

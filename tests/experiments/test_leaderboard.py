@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from experiments import run, trainers
 from experiments.config import override
-from experiments.leaderboard import main, retrievers
-from experiments.leaderboard_page import LABEL, LABEL_LENGTH, label_lifts
+from experiments.leaderboard import Asked, main, plan, retrievers
+from experiments.leaderboard_page import LABEL, LABEL_LENGTH, label_lifts, published
 from experiments.named import named
 from experiments.pipeline import Pipeline
 from experiments.results import read_run
@@ -141,6 +141,17 @@ def test_mistakes_are_told(arguments: list[str], message: str, capsys: pytest.Ca
 def test_a_data_set_has_the_generative_models_that_there_is_an_experiment_of() -> None:
     assert {"tiger", "tiger_small", "causal", "sasrec"} <= set(retrievers("beauty"))
     assert "glass" not in retrievers("beauty") and "glass" in retrievers("kuairec")
+
+
+def test_beside_a_model_stand_its_own_published_figures_alone() -> None:
+    shown = {}
+    for data in ("beauty", "kuairec"):
+        for cell in plan(Asked(data, [1], [], [])):
+            shown[cell.experiment] = published(cell).get("recall@10")
+    assert (shown["tiger_beauty"], shown["sasrec_bce_beauty"]) == (0.0648, 0.0605)
+    for other in ("tiger_small_beauty", "causal_beauty", "sidlight_beauty", "sasrec_beauty"):
+        assert shown[other] is None, other
+    assert not any(value for name, value in shown.items() if name.endswith("kuairec")), "of another protocol"
 
 
 @pytest.mark.parametrize(

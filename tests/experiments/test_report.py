@@ -17,10 +17,10 @@ from datamodules.split import Split, SplitConfig
 from datamodules.synthetic import SyntheticConfig
 from experiments.curves import best_epoch
 from experiments.example_users import choose, example_users
-from experiments.figures import mosaic, prefixes
+from experiments.figures import codebooks, mosaic, prefixes
 from experiments.inside_figures import inside, level_rows
 from experiments.page import read_columns
-from experiments.report import results_table, verdict, write_report
+from experiments.report import recall_error, results_table, verdict, write_report
 from sid.errors import UserError
 from sid.table import SIDTable
 
@@ -295,6 +295,18 @@ def test_what_was_measured_inside_becomes_rows_and_drawings():
 def test_the_prefix_histogram_has_bins_of_powers_of_two():
     (panel,) = prefixes([[[1, 4], [2, 1], [3, 1], [4, 1], [5, 1]]])
     assert re.findall(r">(\d+(?:–\d+)?)</text>", panel.svg) == ["1", "2", "3–4", "5–8"]
+
+
+@pytest.mark.parametrize("levels", [1, 6, 7, 8, 17])
+def test_codebooks_of_any_depth_are_drawn(levels: int):
+    (panel,) = codebooks([1.0] * levels, [200.0] * levels, [256] * levels)
+    assert "<svg" in panel.svg
+
+
+def test_several_targets_a_user_are_told_and_have_no_error_over_users():
+    test = {"metrics": {"recall@10": 0.1}, "users": 900, "targets": 900}
+    assert recall_error(test) == pytest.approx(0.01)
+    assert recall_error({**test, "targets": 1000}) is None
 
 
 def test_the_same_numbers_give_the_same_drawing():

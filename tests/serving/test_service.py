@@ -75,7 +75,10 @@ def test_requests_that_come_together_are_answered_together_and_right(ready: Reco
 
     async def ask() -> tuple[list[dict[str, Any]], dict[str, Any]]:
         async with running(app) as http:
-            bodies = [{"history": ids(ready, *history), "k": 3 + row % 2} for row, history in enumerate(histories)]
+            bodies = [
+                {"history": ids(ready, *history), "k": 3 + row % 2, "seed": row}
+                for row, history in enumerate(histories)
+            ]
             answers = await asyncio.gather(*(http.post("/recommend", json=body) for body in bodies))
             return [answer.json() for answer in answers], (await http.get("/health")).json()
 
@@ -196,6 +199,12 @@ def test_the_page_and_an_example_user(client: TestClient, ready: Recommender) ->
     assert set(example) == {"user", "history", "next"} and example["history"]
     health = client.get("/health").json()
     assert health["items"] == ready.num_items and health["name"] == "causal_tiny"
+
+
+def test_an_example_is_no_longer_than_a_question_may_be(ready: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "LONGEST_HISTORY", 2)
+    with TestClient(create_app(ready)) as client:
+        assert all(1 <= len(client.get("/example").json()["history"]) <= 2 for _ in range(5))
 
 
 def test_fuzzing_finds_no_crash(ready: Recommender) -> None:
