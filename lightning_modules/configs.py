@@ -55,6 +55,9 @@ class RQVAEConfig(TokenizerConfig):
     weight_decay: float = 1e-4
     batch_size: int = 1024
     epochs: int = 100
+    """With codes."""
+    plain_epochs: int = field(default=0, metadata=IF_SET)
+    """Epochs of encoder and decoder alone, before k-means sets the codes."""
     look_every: int = 5
     """Epochs between two looks at the codes of all items: usage is logged, and codes without items are moved."""
     revive: bool = field(default=True, metadata=IF_SET)
@@ -73,6 +76,7 @@ class RQVAEConfig(TokenizerConfig):
         require(all(width >= 1 for width in self.hidden), "tokenizer.hidden", self.hidden, "widths of at least 1")
         for name in ("latent", "batch_size", "epochs", "look_every"):
             require(getattr(self, name) >= 1, f"tokenizer.{name}", getattr(self, name), "at least 1")
+        require(self.plain_epochs >= 0, "tokenizer.plain_epochs", self.plain_epochs, "at least 0")
         paid = 0 <= self.commitment < math.inf
         require(paid, "tokenizer.commitment", self.commitment, "a number of at least 0")
         _check_rates("tokenizer", self.learning_rate, self.weight_decay)
@@ -86,7 +90,7 @@ class RQVAEConfig(TokenizerConfig):
 
         torch.manual_seed(self.seed)
         module = self.module(vectors_ND, context)
-        context.train(module, self.epochs)
+        context.train(module, self.plain_epochs + self.epochs)
         return module.model.to(vectors_ND.device)
 
     def module(self, vectors_ND: "Tensor", context: "Context") -> "QuantizerModule":

@@ -32,6 +32,8 @@ class LETTERModule(QuantizerModule):
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
+        if self.plain:
+            return
         codebooks = self.model.quantizer.codebooks
         self.groups = [code_groups(codebook, self.config.groups, self.config.seed) for codebook in codebooks]
 

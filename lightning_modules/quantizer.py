@@ -33,7 +33,10 @@ class IndexDraws:
 
 
 class QuantizerModule(lightning.LightningModule):
-    """AdamW on reconstruction + quantization loss; k-means initialisation before the first step.
+    """AdamW on reconstruction + quantization loss, after `plain_epochs` of reconstruction alone, at whose end k-means
+    sets the codes. What an encoder gives that has not learnt hardly differs from item to item, and one step moves it by
+    more than codes lie apart there: of codes that are set then hardly one of a level is left, and it is the moving of
+    dead codes that makes the others.
 
     Every epoch draws its randomness from the seed and its own number, so a resumed run equals an unbroken one. Use
     with `Trainer(reload_dataloaders_every_n_epochs=1)`.
@@ -59,20 +62,28 @@ class QuantizerModule(lightning.LightningModule):
     def _epoch_seed(self) -> int:
         return self.config.seed * 1_000_003 + self.current_epoch
 
-    def on_fit_start(self) -> None:
-        if self.trainer.ckpt_path is None:
-            with torch.no_grad():
-                self.model.quantizer.initialise(self.model.encoder(self.vectors_ND), self.config.seed)
+    @property
+    def plain(self) -> bool:
+        """Whether encoder and decoder still learn without codes."""
+        return self.current_epoch < self.config.plain_epochs
 
     def on_train_epoch_start(self) -> None:
+        if self.current_epoch == self.config.plain_epochs:
+            with torch.no_grad():
+                self.model.quantizer.initialise(self.model.encoder(self.vectors_ND), self.config.seed)
         torch.manual_seed(self._epoch_seed)
 
     def training_step(self, batch: IndexBatch) -> Tensor:
-        losses = self.model(self.vectors_ND[batch.rows_B])
-        loss = losses.total + self.regularisation(batch.rows_B, losses.quantized)
-        self.model.quantizer.follow(losses.quantized)
+        vectors_BD = self.vectors_ND[batch.rows_B]
+        if self.plain:
+            loss = reconstruction = self.model.without_codes(vectors_BD)
+        else:
+            losses = self.model(vectors_BD)
+            loss = losses.total + self.regularisation(batch.rows_B, losses.quantized)
+            self.model.quantizer.follow(losses.quantized)
+            reconstruction = losses.reconstruction
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True)
-        self.log("train/reconstruction", losses.reconstruction, on_step=False, on_epoch=True)
+        self.log("train/reconstruction", reconstruction, on_step=False, on_epoch=True)
         return loss
 
     def regularisation(self, rows_B: Tensor, quantized: Quantized) -> Tensor | float:
@@ -84,8 +95,9 @@ class QuantizerModule(lightning.LightningModule):
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Logs usage and collisions; moves dead codes, except in the last tenth, where every code shall settle."""
-        epoch, last = self.current_epoch + 1, self.config.epochs
-        if not self.trainer.is_last_batch or (epoch % self.config.look_every and epoch != last):
+        epoch, last = self.current_epoch + 1 - self.config.plain_epochs, self.config.epochs
+        look = epoch == last or epoch % self.config.look_every == 0
+        if self.plain or not self.trainer.is_last_batch or not look:
             return
         for name, value in self.figures(self.codes()).items():
             self.log(name, value, on_step=False, on_epoch=True, prog_bar=name == "collision_rate")

@@ -46,6 +46,10 @@ class RQVAE(nn.Module):
         self.encoder, self.decoder = _mlp(widths), _mlp(widths[::-1])
         self.quantizer = ResidualQuantizer(latent, codebook_sizes, commitment, gradient, ema)
 
+    def without_codes(self, vectors_BD: Tensor) -> Tensor:
+        """The squared error of what encoder and decoder alone make of the vectors, mean over the batch."""
+        return (self.decoder(self.encoder(vectors_BD)) - vectors_BD).square().sum(1).mean()
+
     def forward(self, vectors_BD: Tensor) -> Losses:
         quantized = self.quantizer(self.encoder(vectors_BD))
         reconstruction = (self.decoder(quantized.sum_BD) - vectors_BD).square().sum(1).mean()

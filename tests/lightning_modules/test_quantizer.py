@@ -23,6 +23,7 @@ def clusters(num_items: int = 120, width: int = 8) -> Tensor:
 
 def config(**changes: Any) -> RQVAEConfig:
     sizes = {"codebook_sizes": [6, 4], "hidden": [16], "latent": 4, "batch_size": 32, "epochs": 30, "look_every": 5}
+    sizes["plain_epochs"] = 0
     return RQVAEConfig(**(sizes | changes))
 
 
@@ -106,6 +107,30 @@ def test_training_starts_from_kmeans_centres(tmp_path: Path) -> None:
     codes_N = module.codes()[:, 0]
     for code in range(6):
         torch.testing.assert_close(first[code].detach(), latent_ND[codes_N == code].mean(0), atol=1e-4, rtol=1e-3)
+
+
+def test_codes_that_are_set_once_the_encoder_has_learnt_outlive_the_next_steps(tmp_path: Path) -> None:
+    """Unit vectors, as text encoders give them, tell items apart by little: an encoder that has not learnt gives nearly
+    the same for all, and its first steps leave one code of a level."""
+    torch.manual_seed(0)
+    vectors_ND = torch.nn.functional.normalize(torch.ones(400, 64) + 0.5 * torch.randn(400, 64), dim=1)
+    perplexity = {}
+    for plain in (0, 40):
+        sizes = {"codebook_sizes": [16, 16], "hidden": [64, 32], "latent": 8, "revive": False, "epochs": 2}
+        module = build(config(**sizes, plain_epochs=plain), vectors_ND)
+        epochs = fit(module, tmp_path, plain + 2)
+        assert len(epochs) == plain + 2 and all("train/reconstruction" in figures for figures in epochs)
+        perplexity[plain] = module.figures(module.codes())["perplexity/level1"]
+    assert perplexity[0] < 4 and perplexity[40] > 12
+
+
+def test_before_there_are_codes_they_do_not_move(tmp_path: Path) -> None:
+    module = build(config(plain_epochs=3, codebook_ema=0.9), clusters())
+    before = [codebook.clone() for codebook in module.model.quantizer.codebooks]
+    epochs = fit(module, tmp_path, 3)
+    assert all(map(torch.equal, before, module.model.quantizer.codebooks))
+    assert not any("collision_rate" in figures for figures in epochs)
+    assert epochs[2]["train/loss"] == epochs[2]["train/reconstruction"] < epochs[0]["train/loss"]
 
 
 def test_dead_codes_are_moved_at_a_look_and_left_alone_in_the_last_tenth(tmp_path: Path) -> None:

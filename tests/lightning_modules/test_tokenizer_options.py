@@ -24,7 +24,14 @@ from sid.tokenizers import Context, LastLevel, assign
 
 Train = Callable[[Any, int], None]
 GROUPS = 6
-SMALL: dict[str, Any] = {"codebook_sizes": [6, 4], "hidden": [16], "latent": 4, "batch_size": 32, "look_every": 2}
+SMALL: dict[str, Any] = {
+    "codebook_sizes": [6, 4],
+    "hidden": [16],
+    "latent": 4,
+    "batch_size": 32,
+    "plain_epochs": 3,
+    "look_every": 2,
+}
 
 
 def planted(num_items: int = 120) -> tuple[Tensor, Tensor]:
@@ -206,6 +213,7 @@ def test_options_are_off_by_default_and_then_no_part_of_a_stages_name() -> None:
         False,
     )
     off = hashed(config)
-    for option in ({"codebook_ema": 0.9}, {"gradient": "rotation"}, {"revive": False}, {"reassign": True}):
+    options = ({"codebook_ema": 0.9}, {"gradient": "rotation"}, {"revive": False}, {"reassign": True})
+    for option in (*options, {"plain_epochs": 30}):
         assert hashed(RQVAEConfig(**option)) == {**off, **option} != off  # type: ignore[arg-type]
     assert not any("averages" in name for name in RQVAE(4, [4], 2, (2,), 0.25).state_dict())
