@@ -67,12 +67,12 @@ class TableConfig(CatalogConfig):
             UserError: a file is missing or neither Parquet nor CSV.
         """
         for setting in ("interactions", "items"):
-            path = Path(getattr(self, setting))
+            path = Path(getattr(self, setting)).expanduser()
             if not path.is_file():
                 raise UserError(f"There is no file {path.absolute()} ({setting}=). Set {setting} to your table.")
             if path.suffix.lower() not in (".parquet", ".csv"):
                 raise UserError(f"{path} ({setting}=) ends in {path.suffix!r}; expected .parquet or .csv.")
-        return [Path(self.interactions), Path(self.items)]
+        return [Path(self.interactions).expanduser(), Path(self.items).expanduser()]
 
     def build(self) -> Catalog:
         """Read, check and prepare both tables.

@@ -133,6 +133,8 @@ def cautions(runs: Sequence[Run]) -> list[str]:
         said.append(
             f"decoded in different ways ({'; '.join(beams)}): lists, speed and memory are not those of one test"
         )
+    if any(run.options.get("code") for run in runs):
+        said.append("code: runs of versions that compute otherwise; repeat their commands before comparing them")
     machines = dict.fromkeys(str(run.environment["device"]) for run in runs if run.environment.get("device"))
     if len(machines) > 1:
         said.append(f"different machines ({', '.join(machines)}): times and memory are not comparable")

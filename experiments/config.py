@@ -41,7 +41,8 @@ LOGGERS = ("csv", "wandb")
 PRECISIONS = ("32-true", "bf16-mixed")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 STRATEGIES = ("auto", "ddp", "fsdp")
-PATHS = ("output_dir", "embed.path", "data.data_dir", "data.interactions", "data.items")
+PATHS = ("output_dir", "embed.path", "embed.encoder", "model.weights", "data.data_dir", "data.interactions",
+         "data.items")  # fmt: skip
 """Keys whose values may begin with ~; a shell leaves it as it is behind `key=`."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 AT_TEST = {"hashed": False, "at_test": True}

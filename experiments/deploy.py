@@ -30,10 +30,12 @@ from sid.table import SIDTable
 EXAMPLES = 50
 
 
-def artifacts_of(run: Path) -> Path:
-    """Beside the runs as they are called, or as they lie, should a folder on the way be a link to another disk."""
-    called, lying = Path(os.path.abspath(run / "../../..")), (run.resolve() / "../../..").resolve()
-    return next((folder for folder in (called, lying) if (folder / "artifacts").is_dir()), called) / "artifacts"
+def artifacts_of(run: Path, prepared: str) -> Path:
+    """Beside the runs as they are called, or as they lie, should a folder on the way be a link to another disk: where
+    the catalogue is that the run was trained on."""
+    called = Path(os.path.abspath(run / "../../../artifacts"))
+    lying = (run.resolve() / "../../../artifacts").resolve()
+    return lying if (lying / "prepare" / prepared).is_dir() else called
 
 
 def recommender(folder: Path, device: str = "cpu") -> Recommender:
@@ -65,7 +67,7 @@ def bundle_of(run: Path) -> Bundle:
         commit = environment.get("commit") or "unknown"
         raise UserError(f"{run} is of another version ({error}): train again, or use its commit ({commit})") from error
     stages = environment["stages"]
-    artifacts = artifacts_of(run)
+    artifacts = artifacts_of(run, stages["prepare"])
     splitting = SplitConfig(**config["split"])
     catalog = splitting.known(Catalog.load(artifacts / "prepare" / stages["prepare"]))
     split = splitting.build(catalog)

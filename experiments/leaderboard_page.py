@@ -128,9 +128,9 @@ def board_row(cell: Cell, below: Sequence[Cell], judge: Judge, wall: bool) -> Ro
 
 
 def published(cell: Cell) -> dict[str, float]:
-    """The model's own row of a paper, if there is one: "TIGER, Table 1" is TIGER's."""
+    """The model's own row of a paper, if there is one: "TIGER, Table 1" is TIGER's. Brackets name another protocol."""
     rows = next(iter(cell.configs.values())).published
-    return next((dict(row) for name, row in rows.items() if name.startswith(f"{cell.row},")), {})
+    return next((dict(row) for name, row in rows.items() if name.startswith(f"{cell.row},") and "(" not in name), {})
 
 
 def table(board: Board) -> Grid:

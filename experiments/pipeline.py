@@ -100,8 +100,10 @@ class Pipeline:
         inputs["version"] = VERSIONS["train"]
         if revision := self.config.model.revision:
             inputs["revision"] = revision
-        if weights := getattr(self.config.model, "weights", ""):
-            inputs["weights"] = [file_hash(path) for path in sorted(Path(weights).rglob("*")) if path.is_file()]
+        weights = getattr(self.config.model, "weights", "")
+        given = sorted(Path(weights).glob("[!.]*")) if weights else []
+        if hashes := [file_hash(path) for path in given if path.is_file()]:
+            inputs["weights"] = hashes
         if isinstance(self.config.model, ClassicConfig):
             inputs |= {name: getattr(self, name).hash for name in ("prepare", "embed") if name in self.stages}
         else:

@@ -67,8 +67,9 @@ def read_run(folder: Path) -> Run:
     require_run(folder)
     config = read_config(folder / "config.yaml")
     environment = read_json(folder / "environment.json")
-    manifest, test = (
-        read_json(path) if (path := folder / name).exists() else {} for name in ("train.manifest.json", "test.json")
+    manifest, tested, test = (
+        read_json(path) if (path := folder / name).exists() else {}
+        for name in ("train.manifest.json", "evaluate.manifest.json", "test.json")
     )
     columns = read_columns(folder / "metrics.csv") if (folder / "metrics.csv").exists() else {}
     epochs, figures = len(columns.get("epoch", ())), manifest.get("figures", {})
@@ -96,7 +97,7 @@ def read_run(folder: Path) -> Run:
         folder,
         str(config.get("name", folder.parent.name)),
         model,
-        {**options, "model": model, "code": older_code(manifest.get("inputs", {})) or None, **stages},
+        {**options, "model": model, "code": older_code(manifest.get("inputs", {}), tested.get("inputs", {})), **stages},
         environment,
         columns,
         measured(columns, figures, test),
@@ -106,13 +107,19 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def older_code(inputs: Mapping[str, Any]) -> str:
-    """Version and revision of what a training was computed by, where that computes otherwise now; else ""."""
-    kind = inputs.get("kind", "")
+def older_code(trained: Mapping[str, Any], tested: Mapping[str, Any]) -> str | None:
+    """The versions that a run was computed by, where the code computes otherwise now; else None.
+
+    Args:
+        trained, tested: what went into the stages train and evaluate.
+    """
+    kind = trained.get("kind", "")
     config = getattr(models.configs, kind, getattr(models.classic_configs, kind, None))
-    then = inputs.get("version", VERSIONS["train"]), inputs.get("revision", 0)
+    then = trained.get("version", VERSIONS["train"]), trained.get("revision", 0)
     now = VERSIONS["train"], getattr(config, "revision", then[1])
-    return f"{then[0]}.{then[1]}" if then != now else ""
+    test = tested.get("version", VERSIONS["evaluate"])
+    older = [f"training {then[0]}.{then[1]}"] * (then != now) + [f"test {test}"] * (test != VERSIONS["evaluate"])
+    return ", ".join(older) or None
 
 
 def require_run(folder: Path) -> None:

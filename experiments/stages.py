@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -43,6 +44,12 @@ def started_with_others() -> bool:
     """Whether torchrun or SLURM has started several processes of this run at once."""
     launchers = {"RANK": "WORLD_SIZE", "SLURM_PROCID": "SLURM_NTASKS"}
     return any(int(os.environ.get(size, "1")) > 1 for rank, size in launchers.items() if rank in os.environ)
+
+
+def finish_wandb(exit_code: int = 0) -> None:
+    """Ends this process's wandb run, if there is one; Lightning would go on in it with another training."""
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].finish(exit_code)
 
 
 def fingerprint(value: Any) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from experiments.named import require_named
 from experiments.run import STAGES, answer, choose, leave, take, wait_passively
-from experiments.stages import process_rank
+from experiments.stages import finish_wandb, process_rank
 from experiments.studies import STUDIES, Study
 from experiments.study_plan import Asked, Say, command, plan
 from sid.errors import UserError
@@ -187,7 +187,6 @@ def execute(
     """
     from experiments.pipeline import Pipeline
     from experiments.study_table import measured
-    from experiments.trainers import finish_wandb
 
     wanted = [(cell, seed) for seed in seeds for cell in cells if cell.asked and seed in cell.configs]
     runs = [(cell, seed) for cell, seed in wanted if seed not in cell.found]
@@ -206,15 +205,15 @@ def execute(
         except UserError as error:
             say(f"  failed: {error}")
             cell.problems.setdefault(str(error), []).append(seed)
+            finish_wandb(1)
             continue
         except Exception as error:  # of memory, CUDA, faiss, Lightning: the other rows can go on
             traceback.print_exc()
             problem = traceback.format_exception_only(error)[0].splitlines()[0]
             say(f"  failed: {problem}")
             cell.problems.setdefault(problem, []).append(seed)
+            finish_wandb(1)
             continue
-        finally:
-            finish_wandb()
         result = cell.found[seed] = measured(pipeline)
         pipelines.setdefault(cell.experiment, pipeline)
         say(f"  R@10 {result.metrics['recall@10']:.4f}  N@10 {result.metrics['ndcg@10']:.4f}  {result.lists.parent}")

@@ -18,8 +18,8 @@ from experiments.config import RunConfig, override
 from experiments.named import named
 from experiments.page import read_columns
 from experiments.pipeline import Pipeline
+from experiments.stages import finish_wandb
 from experiments.sweep_space import Sweep, drawn
-from experiments.trainers import finish_wandb
 from sid.errors import UserError
 
 SEED = 1

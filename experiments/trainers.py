@@ -6,7 +6,6 @@ import logging
 import os
 import platform
 import resource
-import sys
 import warnings
 from functools import cache
 from pathlib import Path
@@ -24,7 +23,7 @@ from omegaconf import OmegaConf
 
 from experiments.config import RunConfig, TrainConfig
 from experiments.progress import progress_bar
-from experiments.stages import process_rank
+from experiments.stages import finish_wandb, process_rank
 from sid.errors import UserError
 
 LAST = "last.ckpt"
@@ -129,10 +128,10 @@ def trainer(callbacks: list[Callback], logger: Logger | None = None, **options: 
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*recommended to use `self.log.*sync_dist=True.*")
     warnings.filterwarnings("ignore", ".*is not currently set to True, but.*train_dataloader.*")
-    accelerator = processor(options.pop("accelerator", "auto"))
+    accelerator = options.pop("accelerator", "auto")
     try:
         return lightning.Trainer(
-            accelerator=accelerator,
+            accelerator=processor(accelerator),
             callbacks=[*callbacks, progress_bar()],
             logger=logger or False,
             plugins=[AtomicCheckpoints()],
@@ -243,9 +242,3 @@ def log_report(config: RunConfig, report: Path) -> None:
 
         logger.experiment.log({"report": wandb.Html(report.read_text())})
         finish_wandb()
-
-
-def finish_wandb() -> None:
-    """Ends this process's wandb run, if there is one; Lightning would go on in it with another training."""
-    if "wandb" in sys.modules:
-        sys.modules["wandb"].finish()

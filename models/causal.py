@@ -159,7 +159,7 @@ class Causal(nn.Module):
     def _behind(self, tokens_BS: Tensor, codes_BL: Tensor) -> tuple[Tensor, Tensor]:
         """The histories with their targets behind, and where those stand (B, T)."""
         lead, levels = min(self.tokens.num_user_tokens, 1), self.tokens.num_levels
-        length_B1 = (tokens_BS != PAD).sum(1, keepdim=True)
+        length_B1 = lead + (tokens_BS[:, lead:] != PAD).sum(1, keepdim=True)
         place_BL = length_B1 + torch.arange(levels, device=tokens_BS.device)
         whole_BS = F.pad(tokens_BS, (0, levels), value=PAD).scatter(1, place_BL, self.tokens.encode(codes_BL))
         item_T = torch.arange((whole_BS.shape[1] - lead) // levels, device=tokens_BS.device)

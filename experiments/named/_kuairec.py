@@ -12,7 +12,7 @@ from lightning_modules.configs import OptimizerConfig, RQVAEConfig
 from models.configs import ModelConfig
 
 PUBLISHED = {
-    "GLASS (ratio > 1)": {"recall@1": 0.0467, "recall@5": 0.0971, "recall@10": 0.1345, "ndcg@3": 0.0659},
+    "GLASS, Table 2 (ratio > 1)": {"recall@1": 0.0467, "recall@5": 0.0971, "recall@10": 0.1345, "ndcg@3": 0.0659},
     "DualGR (ratio > 1)": {"recall@1": 0.0445, "recall@5": 0.0932, "recall@10": 0.1292, "ndcg@3": 0.0632},
     "TIGER (ratio > 1)": {"recall@1": 0.0406, "recall@5": 0.0859, "recall@10": 0.1202, "ndcg@3": 0.0574},
 }

@@ -149,9 +149,13 @@ def test_runs_of_code_that_computed_otherwise_are_no_seeds_of_one_configuration(
         manifest = json.loads((folder / "train.manifest.json").read_text())
         manifest["inputs"] |= {"version": version, "revision": revision}
         (folder / "train.manifest.json").write_text(json.dumps(manifest))
-    groups = by_config([read_run(folder) for folder in folders])
-    assert [[run.folder.name for run in group] for group in groups] == [["0", "3"], ["1"], ["2"]]
-    assert list(label(groups)) == ["tiger (2 seeds)", "tiger, code=2.0", "tiger, code=1.1"]
+    (folders[3] / "evaluate.manifest.json").write_text(json.dumps({"inputs": {"version": 3}}))
+    folders.append(make(tmp_path / "toy" / "4", 4, form="tiger", finished=False))
+    runs = [read_run(folder) for folder in folders]
+    groups = by_config(runs)
+    assert [[run.folder.name for run in group] for group in groups] == [["0"], ["1"], ["2"], ["3"], ["4"]]
+    assert [run.options["code"] for run in runs] == [None, "training 2.0", "training 1.1", "test 3", None]
+    assert any(said.startswith("code: ") for said in cautions(runs)) and not cautions(runs[:1])
 
 
 def test_runs_without_training_are_drawn_and_leave_the_axis_linear(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """A study from its command to its page. The runs are faked; their stages are real."""
 
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -162,10 +164,13 @@ def test_a_row_that_breaks_leaves_the_others_alone_and_shows_where(
     faked: type[Faked], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(faked, "breaks", TreeConfig)
+    ended: list[int] = []
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(finish=ended.append))
     assert main(two(tmp_path, "seeds=1", "on=tiger_tiny", "only=tree,shallow")) == 2
     rows = written(tmp_path, "two")["tiger_tiny"]["rows"]
     assert {name: row["seeds"] for name, row in rows.items()} == {"own": [1], "tree": [], "shallow": [1]}
     assert rows["tree"]["problems"] == {"RuntimeError: out of memory": [1]}
+    assert ended == [1], "its wandb run, as a failure"
     said = capsys.readouterr()
     assert "failed: RuntimeError: out of memory\n" in said.out
     assert "Traceback" in said.err and "Tried to allocate 2 GiB" in said.err

@@ -155,7 +155,7 @@ def test_of_processors_x86_needs_its_own_instructions(has: bool, machine: str, m
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_told() -> None:
-    with pytest.raises(UserError, match=r"train\.accelerator=cuda, train\.devices=1: .*CUDA"):
+    with pytest.raises(UserError, match=r"train\.accelerator=gpu, train\.devices=1: .*CUDA"):
         trainers.trainer([], accelerator="gpu", devices=1)
     assert trainers.device_of("auto").type == "cpu"
 

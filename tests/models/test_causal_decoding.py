@@ -83,6 +83,8 @@ def test_behind_a_user_who_is_not_known_it_ranks_as_it_scores(form: str) -> None
         states_1LD = model.depth_states(*model.before_targets([(whole_1S, last_of(items + 1)[None])]))
         expected_V = model.logits(states_1LD[0, 0], 0).log_softmax(-1)
         torch.testing.assert_close(logp_1V[0].double(), expected_V, atol=1e-5, rtol=1e-5)
+    right_BL = model.look_inside(tokens_BS, EVERY_NL[logp_B1V[:, 0].argmax(1) * 12]).right_BL
+    assert right_BL[:, 0].all(), "the likeliest first codes"
 
 
 @both_forms

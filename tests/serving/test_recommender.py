@@ -351,8 +351,11 @@ def test_runs_that_lie_on_another_disk_are_found_with_their_artifacts(runs: dict
     (here / "runs").symlink_to(disk)
     (here / "artifacts").symlink_to(runs["sasrec_tiny"].parents[2] / "artifacts")
     assert bundle_of(here / "runs/sasrec_tiny/x").items.num_rows
-    (tmp_path / "link").symlink_to(runs["sasrec_tiny"])
-    assert bundle_of(tmp_path / "link").items.num_rows
+    link = tmp_path / "elsewhere/runs/sasrec_tiny/x"
+    (tmp_path / "elsewhere/artifacts/prepare").mkdir(parents=True)
+    link.parent.mkdir(parents=True)
+    link.symlink_to(runs["sasrec_tiny"])
+    assert bundle_of(link).items.num_rows, "beside artifacts that are another's"
 
 
 def test_a_p5_that_began_as_a_t5_needs_that_no_more(tmp_path: Path) -> None:
