@@ -157,11 +157,9 @@ def is_under(key: str, parents: Sequence[str]) -> bool:
 
 
 def model_name(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
-    """The form of the model where it has one, else its kind, which runs of before 2026-11-22 note in the manifest."""
-    if "model.form" in config:
-        return str(config["model.form"])
-    kind = config.get("model.kind") or manifest.get("inputs", {}).get("kind", "–")
-    return str(kind).removesuffix("Config").lower()
+    """The form of a decoder-only model, else the kind, which runs of before 2026-11-22 note in the manifest."""
+    kind = str(config.get("model.kind") or manifest.get("inputs", {}).get("kind", "–")).removesuffix("Config").lower()
+    return str(config["model.form"]) if "model.form" in config and kind in ("causal", "–") else kind
 
 
 def measured(columns: Mapping[str, np.ndarray], train: Mapping[str, Any], test: Mapping[str, Any]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from experiments import compare
 from experiments.compare import COLUMNS, cautions, label, main, table_rows
 from experiments.compare_curves import painters
-from experiments.results import by_config, differing, read_run, settings
+from experiments.results import by_config, differing, model_name, read_run, settings
 from sid.errors import UserError
 
 HEAD = "epoch,step,seconds,cpu_seconds,train/loss,val/loss,val/recall@10,val/ndcg@10\n"
@@ -90,6 +90,13 @@ def test_a_row_holds_cost_and_quality_of_the_weights_that_are_kept(tmp_path: Pat
         "test/ndcg@10": "0.0200",
         "users_per_second": "165",
     }
+
+
+def test_a_model_is_called_by_its_kind_and_the_decoder_only_one_by_its_form() -> None:
+    kinds = {"CausalConfig": "flat", "SidlightConfig": "sidlight", "TigerConfig": "tiger"}
+    for kind, name in kinds.items():
+        form = {} if name == "tiger" else {"model.form": "flat"}
+        assert model_name({"model.kind": kind, **form}, {}) == model_name(form, {"inputs": {"kind": kind}}) == name
 
 
 def test_seeds_of_one_configuration_are_summed_up(tmp_path: Path) -> None:
