@@ -99,6 +99,14 @@ def test_two_processes_that_want_one_stage_build_it_once(tmp_path: Path) -> None
     assert work.calls == 1
 
 
+def launched(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    """What a launcher has set, and nothing of another."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.mark.parametrize(
     ("environment", "rank"),
     [
@@ -113,10 +121,7 @@ def test_two_processes_that_want_one_stage_build_it_once(tmp_path: Path) -> None
 def test_the_rank_is_known_under_every_launcher(
     environment: dict[str, str], rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    launched(monkeypatch, environment)
     assert process_rank() == rank
 
 
@@ -134,10 +139,7 @@ def test_the_rank_is_known_under_every_launcher(
 def test_processes_that_a_launcher_starts_at_once_are_known(
     environment: dict[str, str], several: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    launched(monkeypatch, environment)
     assert started_with_others() == several
     if "RANK" not in environment:
         stand_alone()
