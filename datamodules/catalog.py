@@ -246,7 +246,12 @@ def engine() -> ModuleType:
 
 def data_folder(data_dir: str) -> Path:
     """Where raw files lie: `data_dir`, else the environment's DATA_DIR, else ./data."""
-    return Path(data_dir or os.environ.get("DATA_DIR") or "data").expanduser()
+    return path_of(data_dir or os.environ.get("DATA_DIR") or "data")
+
+
+def path_of(text: str) -> Path:
+    """The path, of the user's home where it begins with ~; as it is, if there is no such user."""
+    return Path(os.path.expanduser(text))
 
 
 def _core(events: "daft.DataFrame", min_count: int) -> "daft.DataFrame":

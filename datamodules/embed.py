@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datamodules.catalog import path_of
 from sid.configs import IF_SET
 from sid.errors import UserError, require
 
@@ -51,7 +52,7 @@ class EmbedConfig:
     @property
     def file(self) -> Path:
         """Where `path` points to, of the user's home too."""
-        return Path(self.path).expanduser()
+        return path_of(self.path)
 
     @property
     def own_space(self) -> bool:

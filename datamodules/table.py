@@ -10,21 +10,20 @@ brand, price, category and text, are settings:
     TableConfig("clicks.csv", "products.parquet", user_column="customer_id", time_column="ts", category_column="path")
 """
 
-import codecs
-import re
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datamodules.catalog import Catalog, CatalogConfig, build_catalog, engine
-from sid.errors import UserError
+from datamodules.catalog import Catalog, CatalogConfig, build_catalog, engine, path_of
+from datamodules.table_files import collect, read
+from sid.errors import UserError, require
 
 if TYPE_CHECKING:
     import daft
 
-BLOCK_BYTES = 1 << 24
 EXAMPLES = 5
+TOO_LATE = 2.0**63
 
 
 @dataclass
@@ -67,12 +66,12 @@ class TableConfig(CatalogConfig):
             UserError: a file is missing or neither Parquet nor CSV.
         """
         for setting in ("interactions", "items"):
-            path = Path(getattr(self, setting)).expanduser()
+            path = path_of(getattr(self, setting))
             if not path.is_file():
                 raise UserError(f"There is no file {path.absolute()} ({setting}=). Set {setting} to your table.")
             if path.suffix.lower() not in (".parquet", ".csv"):
                 raise UserError(f"{path} ({setting}=) ends in {path.suffix!r}; expected .parquet or .csv.")
-        return [Path(self.interactions).expanduser(), Path(self.items).expanduser()]
+        return [path_of(self.interactions), path_of(self.items)]
 
     def build(self) -> Catalog:
         """Read, check and prepare both tables.
@@ -81,6 +80,10 @@ class TableConfig(CatalogConfig):
             UserError: a missing column, a missing or unreadable value (with column and row), an item that is listed
                 twice or not at all, or nothing left after the k-core.
         """
+        require(self.min_count >= 1, "data.min_count", self.min_count, "at least 1")
+        require(self.category_level >= 0, "data.category_level", self.category_level, "at least 0")
+        rated = self.rating_column or not self.min_rating
+        require(bool(rated), "data.min_rating", self.min_rating, "0 where data.rating_column names no column")
         interactions, items = self.raw_files()
         events = self._events(interactions)
         descriptions = self._items(items)
@@ -107,12 +110,13 @@ class TableConfig(CatalogConfig):
         columns = {"user": self.user_column, "item": self.item_column, "time": self.time_column}
         if self.rating_column:
             columns["rating"] = self.rating_column
-        frame = _read(path, columns)
+        frame = read(path, columns)
         frame = _as_id(_as_id(frame, path, "user", self.user_column), path, "item", self.item_column)
         frame = _as_seconds(frame, path, self.time_column)
         if self.rating_column:
             frame = _as_number(frame, path, "rating", self.rating_column)
-            _require(frame, path, col("rating").is_null(), "rating", self.rating_column, "has no value")
+            empty = col("rating").is_null() | col("rating").is_nan()
+            _require(frame, path, empty, "rating", self.rating_column, "has no value")
             frame = frame.where(col("rating") >= self.min_rating).exclude("rating")
         return frame.collect()
 
@@ -122,7 +126,7 @@ class TableConfig(CatalogConfig):
         texts = {"title": self.title_column, "brand": self.brand_column, "text": self.text_column}
         others = {"item": self.item_column, "price": self.price_column, "categories": self.category_column}
         columns = {name: column for name, column in (others | texts).items() if column}
-        frame = _as_id(_read(path, columns), path, "item", self.item_column)
+        frame = _as_id(read(path, columns), path, "item", self.item_column)
         twice = frame.groupby("item").agg(col("row").count().alias("count"), col("row").max().alias("row"))
         twice = twice.where(col("count") > 1).sort("row").limit(1).to_pylist()
         if twice:
@@ -130,6 +134,12 @@ class TableConfig(CatalogConfig):
                 f"{path}, column {self.item_column!r}, row {twice[0]['row'] + 1}: item {twice[0]['item']!r} is listed "
                 f"{twice[0]['count']} times. Keep one row an item."
             )
+        for name in columns.keys() - {"item"}:
+            dtype = frame.schema()[name].dtype
+            plain = dtype.is_string() or dtype.is_numeric() or dtype.is_decimal128() or dtype.is_null()
+            if not (plain or (name == "categories" and dtype.is_list())):
+                expected = {"price": "numbers", "categories": "text or lists of strings"}.get(name, "text")
+                raise UserError(f"{path}, column {columns[name]!r}: values are {dtype}; expected {expected}.")
         if self.price_column:
             frame = _as_number(frame, path, "price", self.price_column)
         if self.category_column:
@@ -144,38 +154,7 @@ class TableConfig(CatalogConfig):
         for name in texts.keys() & columns.keys():
             text = col(name).cast(engine().DataType.string())
             frame = frame.with_column(name, engine().functions.when(text.strip() != "", text))
-        return _collect(frame, path)
-
-
-def _read(path: Path, columns: dict[str, str]) -> "daft.DataFrame":
-    """The wanted columns under our names, with `row`, the place in the file. CSV values stay text."""
-    daft = engine()
-    literal = re.sub(r"([\\\[\]*?{}])", r"\\\1", str(path))  # Daft takes a path for a pattern
-    try:
-        if path.suffix.lower() == ".csv":
-            _check_utf8(path)
-            present = daft.read_csv(literal).column_names
-            hints = {column: daft.DataType.string() for column in columns.values() if column in present}
-            frame = daft.read_csv(literal, schema=hints)
-        else:
-            frame = daft.read_parquet(literal)
-            present = frame.column_names
-    except daft.exceptions.DaftCoreException as error:
-        raise _unreadable(path, error) from error
-    for name, column in columns.items():
-        if column not in present:
-            raise UserError(
-                f"{path} has no column {column!r}; it has {', '.join(map(repr, present)) or 'none'}. "
-                f"Set {_setting(name)} to the right name."
-            )
-    row = daft.functions.monotonically_increasing_id().cast(daft.DataType.int64())
-    frame = frame.with_column("__row", row)
-    return _collect(
-        frame.select(
-            *(daft.col(column).alias(name) for name, column in columns.items()), daft.col("__row").alias("row")
-        ),
-        path,
-    )
+        return collect(frame, path)
 
 
 def _as_id(frame: "daft.DataFrame", path: Path, name: str, column: str) -> "daft.DataFrame":
@@ -197,26 +176,36 @@ def _as_seconds(frame: "daft.DataFrame", path: Path, column: str) -> "daft.DataF
 
     types, time = engine().DataType, col("time")
     dtype = frame.schema()["time"].dtype
-    _require(frame, path, time.is_null() | (time.cast(types.string()) == ""), "time", column, "has no value")
-    if dtype.is_integer():
-        return frame.with_column("time", time.cast(types.int64()))
-    if dtype.is_string():
-        first = frame.sort("row").limit(1).select(time.try_cast(types.float64())).to_pydict()["time"]
-        if first and first[0] is not None:
-            parsed, expected = time.try_cast(types.float64()), "a number like the first row"
-        else:
-            parsed, expected = _epoch(time.try_cast(types.timestamp("us"))), "a date such as 2014-05-01T12:30:00"
-        frame = frame.with_column("seconds", parsed)
-        _require(frame, path, col("seconds").is_null(), "time", column, f"is not {expected}")
-        frame = frame.with_column("time", col("seconds")).exclude("seconds")
-    elif dtype.is_date() or dtype.is_timestamp():
-        frame = frame.with_column("time", _epoch(time.cast(types.timestamp("us"))))
-    elif dtype.is_float32() or dtype.is_float64():
-        frame = frame.with_column("time", time.cast(types.float64()))
-    else:
+    numeric = dtype.is_integer() or dtype.is_float32() or dtype.is_float64()
+    if not (numeric or dtype.is_string() or dtype.is_date() or dtype.is_timestamp()):
         raise UserError(f"{path}, column {column!r}: times are {dtype}; expected numbers, dates or timestamps.")
-    _require(frame, path, col("time").is_nan() | col("time").is_inf(), "time", column, "is not finite")
-    return frame
+    _require(frame, path, time.is_null() | (time.cast(types.string()) == ""), "time", column, "has no value")
+    if dtype.is_string():
+        frame = _parsed(frame, path, column)
+    elif not numeric:
+        frame = frame.with_column("time", _epoch(time.cast(types.timestamp("us"))))
+    seconds = time.cast(types.float64())
+    _require(frame, path, seconds.is_nan() | seconds.is_inf(), "time", column, "is not finite")
+    _require(frame, path, seconds.abs() >= TOO_LATE, "time", column, "is too large for 64 bits")
+    whole = frame.schema()["time"].dtype.is_integer()
+    return frame.with_column("time", time.cast(types.int64() if whole else types.float64()))
+
+
+def _parsed(frame: "daft.DataFrame", path: Path, column: str) -> "daft.DataFrame":
+    """Seconds from text; whole numbers where all are, as floats would not tell large ones apart."""
+    from daft import col
+
+    types, time = engine().DataType, col("time")
+    number, whole = time.try_cast(types.float64()), time.try_cast(types.int64())
+    first = frame.sort("row").limit(1).select(number).to_pydict()["time"]
+    if first and first[0] is not None:
+        expected = "a number like the first row"
+        parsed = number if frame.where(whole.is_null()).count_rows() else whole
+    else:
+        parsed, expected = _epoch(time.try_cast(types.timestamp("us"))), "a date such as 2014-05-01T12:30:00"
+    frame = frame.with_column("seconds", parsed)
+    _require(frame, path, col("seconds").is_null(), "time", column, f"is not {expected}")
+    return frame.with_column("time", col("seconds")).exclude("seconds")
 
 
 def _epoch(timestamp: "daft.Expression") -> "daft.Expression":
@@ -237,7 +226,7 @@ def _require(frame: "daft.DataFrame", path: Path, wrong: "daft.Expression", name
     """Raise for the first row where `wrong` holds."""
     from daft import col
 
-    rows = frame.where(wrong).select(name, "row").sort("row").limit(1).to_pylist()
+    rows = collect(frame.where(wrong).select(name, "row").sort("row").limit(1), path).to_pylist()
     if rows:
         value = "" if fault == "has no value" else f" {rows[0][name]!r}"
         count = frame.where(wrong).agg(col("row").count()).to_pydict()["row"][0]
@@ -246,36 +235,3 @@ def _require(frame: "daft.DataFrame", path: Path, wrong: "daft.Expression", name
             f"{path}, column {column!r}, row {rows[0]['row'] + 1} (the header is not counted):{value} {fault}{more}. "
             "Repair or remove the row."
         )
-
-
-def _collect(frame: "daft.DataFrame", path: Path) -> "daft.DataFrame":
-    try:
-        return frame.collect()
-    except engine().exceptions.DaftCoreException as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} cannot be read as {path.suffix[1:].lower()}: {error}. Repair the file.")
-
-
-def _setting(name: str) -> str:
-    setting = "category_column" if name == "categories" else f"{name}_column"
-    return setting if name in ("user", "item", "time") else f'{setting} (or "" if there is none)'
-
-
-def _check_utf8(path: Path) -> None:
-    """Daft reads text that is not UTF-8 as null, so a title would vanish without a word."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    lines = 1
-    with open(path, "rb") as file:
-        while True:
-            block = file.read(BLOCK_BYTES)
-            try:
-                decoder.decode(block, final=not block)
-            except UnicodeDecodeError as error:
-                lines += error.object[: error.start].count(b"\n")
-                raise UserError(f"{path}, line {lines}: not UTF-8 text ({error.reason}). Save it as UTF-8.") from error
-            if not block:
-                return
-            lines += block.count(b"\n")

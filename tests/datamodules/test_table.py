@@ -100,6 +100,78 @@ def test_times_as_parquet_types(tmp_path: Path, values: pa.Array, seconds: int):
     assert catalog.time_M.tolist() == [seconds]
 
 
+def test_large_whole_numbers_as_text_keep_their_order(tmp_path: Path):
+    late = 1_400_000_000_000_000_000
+    catalog = config(tmp_path, f"user,item,time\na,7,{late + 101}\na,8,{late + 1}\n").build()
+    assert names(catalog) == ["8", "7"] and catalog.time_M.tolist() == [late + 1, late + 101]
+
+
+def test_unsigned_times_that_do_not_fit_are_named(tmp_path: Path):
+    config(tmp_path)
+    late = pa.array([1, 2**63], pa.uint64())
+    pq.write_table(pa.table({"user": [1, 1], "item": [7, 8], "time": late}), tmp_path / "events.parquet")
+    with pytest.raises(UserError, match="column 'time', row 2 .* is too large for 64 bits"):
+        TableConfig(str(tmp_path / "events.parquet"), str(tmp_path / "items.csv"), min_count=1).build()
+
+
+def test_newlines_within_quotes_of_a_large_file_end_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Lines within the quotes look like rows, and are many times what is read at once."""
+    monkeypatch.setattr("datamodules.table_files.BLOCK_BYTES", 2000)
+    note = '"' + "\nghost,8,1,x" * 100 + '"'
+    rows = "".join(f"user{row},7,{row},{note}\n" for row in range(5000))
+    catalog = config(tmp_path, "user,item,time,note\n" + rows).build()
+    assert (tmp_path / "events.csv").stat().st_size > 5e6 and catalog.num_events == 5000
+    assert set(names(catalog)) == {"7"}
+
+
+@pytest.mark.parametrize("name", ["my shop", "a%20b", "x:y"])
+def test_relative_paths_are_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    folder = tmp_path / name
+    folder.mkdir()
+    config(folder)
+    pq.write_table(pa.table({"user": ["a"], "item": [7], "time": [1]}), folder / "events.parquet")
+    monkeypatch.chdir(tmp_path)
+    for events in ("events.csv", "events.parquet"):
+        assert TableConfig(f"{name}/{events}", f"{name}/items.csv", min_count=1).build().num_events
+
+
+def test_a_rating_that_is_nan_is_none(tmp_path: Path):
+    rated = config(tmp_path, "user,item,time,stars\na,7,1,5\na,8,2,nan\n", rating_column="stars", min_rating=3)
+    with pytest.raises(UserError, match="column 'stars', row 2 .* has no value"):
+        rated.build()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"min_count": 0}, "data.min_count=0"),
+        ({"category_level": -1}, "data.category_level=-1"),
+        ({"min_rating": 3.0}, "data.min_rating=3.0"),
+    ],
+)
+def test_settings_that_nothing_obeys_are_refused(tmp_path: Path, settings: dict[str, float], message: str):
+    with pytest.raises(UserError, match=message):
+        config(tmp_path, **settings).build()
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("cost", pa.array([[1.0]]), "column 'cost': values are .*; expected numbers"),
+        ("path", pa.array([["a"]], pa.list_(pa.string(), 1)), "'path': values are .*; expected text or lists of"),
+        ("title", pa.array([["a"]]), "column 'title': values are .*; expected text"),
+    ],
+)
+def test_values_of_another_kind_are_named(tmp_path: Path, column: str, values: pa.Array, message: str):
+    good = config(tmp_path)
+    table = {"item": [7], "title": pa.array(["a"]), "cost": pa.array([1.0]), "path": pa.array(["b"])} | {column: values}
+    pq.write_table(pa.table(table), tmp_path / "items.parquet")
+    with pytest.raises(UserError, match=message):
+        TableConfig(
+            good.interactions, str(tmp_path / "items.parquet"), price_column="cost", category_column="path"
+        ).build()
+
+
 def test_parts_of_a_second_still_order_the_events(tmp_path: Path):
     assert names(config(tmp_path, "user,item,time\na,7,1.9\na,8,1.2\n").build()) == ["8", "7"]
 
@@ -117,16 +189,18 @@ def test_parts_of_a_second_still_order_the_events(tmp_path: Path):
             "item,name\n7,x\n",
             r"items.csv has no column 'title'; .* Set title_column \(or \"\" if there is none\)",
         ),
-        ("", ITEMS, r"events.csv has no column 'user'; it has none"),
+        ("", ITEMS, r"events.csv cannot be read as csv: Empty CSV file"),
+        ("user,item,time,user\na,7,1,b\n", ITEMS, r"events.csv has 2 columns 'user'. Rename all but one"),
         (EVENTS + ",7,1\n", ITEMS, r"events.csv, column 'user', row 4 .* has no value\. Repair"),
         (EVENTS + "a,,1\na,,2\n", ITEMS, r"column 'item', row 4 .* has no value \(1 more rows like it\)"),
         (EVENTS + "a,7,\n", ITEMS, r"column 'time', row 4 .* has no value"),
         (EVENTS + "a,7,noon\n", ITEMS, r"column 'time', row 4 .* 'noon' is not a number like the first row"),
         ("user,item,time\na,7,2014-05-01\na,7,1 May\n", ITEMS, r"row 2 .* '1 May' is not a date such as"),
         (EVENTS + "a,7,inf\n", ITEMS, r"column 'time', row 4 .* is not finite"),
+        (EVENTS + f"a,7,{2**63}\n", ITEMS, r"column 'time', row 4 .* is too large for 64 bits"),
         (EVENTS + "a,1,1\na,2,1\na,2,1\n", ITEMS, r"items.csv lacks 2 items that occur in column 'item' of .*'1', '2'"),
         (EVENTS, ITEMS + "8,Tea again\n", r"items.csv, column 'item', row 4: item '8' is listed 2 times"),
-        (EVENTS + "a,7\n", ITEMS, r"events.csv cannot be read as csv: .*2 fields"),
+        (EVENTS + "a,7\n", ITEMS, r"events.csv cannot be read as csv: .*Expected 3 columns, got 2"),
         (EVENTS.encode() + b"\xe9,7,1\n", ITEMS, r"events.csv, line 5: not UTF-8"),
     ],
 )
