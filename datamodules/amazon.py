@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from datamodules.catalog import ITEM_SCHEMA, Catalog, CatalogConfig, build_catalog, data_folder, engine
 from datamodules.download import fetch
-from sid.errors import UserError
+from sid.errors import UserError, require
 
 OFFICIAL = {
     "Beauty": {"users": 22_363, "items": 12_101, "interactions": 198_502},
@@ -107,6 +107,7 @@ class AmazonConfig(CatalogConfig):
         Raises:
             UserError: a damaged or incomplete file (with the line), or nothing left after the k-core.
         """
+        require(self.min_count >= 1, "data.min_count", self.min_count, "at least 1")
         reviews_file, meta_file = self.raw_files()
         daft = engine()
         reviews = read_reviews(reviews_file)
@@ -114,7 +115,7 @@ class AmazonConfig(CatalogConfig):
         items = daft.from_arrow(read_meta(meta_file, known))
         events = (
             daft.from_arrow(reviews.append_column("row", pa.array(np.arange(reviews.num_rows))))
-            .where(daft.col("overall") > 0)
+            .where((daft.col("overall") > 0) & ~daft.col("overall").is_nan())
             .select(
                 daft.col("reviewerID").alias("user"),
                 daft.col("asin").alias("item"),
@@ -141,6 +142,7 @@ def read_reviews(path: Path) -> pa.Table:
                 pyarrow.json.ParseOptions(explicit_schema=REVIEW_SCHEMA, unexpected_field_behavior="ignore"),
             )
         fault = "a null value" if any(column.null_count for column in table.columns) else ""
+        table.validate(full=True)
     except (pa.ArrowInvalid, OSError) as error:
         fault = str(error)
     if fault:
@@ -168,6 +170,8 @@ def read_meta(path: Path, known: set[str]) -> pa.Table:
             raise _line_error(path, number, line, "expected a dict with a string asin")
         if asin in known:
             rows[asin] = _describe(path, number, line, entry)
+    if known and not rows:
+        raise UserError(f"{path} describes none of the {len(known)} reviewed items. Delete it to download it again.")
     return pa.Table.from_pylist(list(rows.values()), schema=ITEM_SCHEMA)
 
 
@@ -183,6 +187,11 @@ def _describe(path: Path, number: int, line: bytes, entry: dict[str, Any]) -> di
     price = entry.get("price")
     if price is not None and not isinstance(price, int | float):
         raise _line_error(path, number, line, "price must be a number")
+    try:
+        "".join([entry["asin"], *filter(None, texts), *categories[0]]).encode()
+        price = None if price is None else float(price)
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise _line_error(path, number, line, f"a value that cannot be stored ({error})") from error
     return {
         "item": entry["asin"],
         "title": texts[0],

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import daft
 
 UNKNOWN = "UNKNOWN"
+TOO_LATE = 2.0**63
 ITEM_SCHEMA = pa.schema(
     [
         ("item", pa.string()),
@@ -181,7 +182,7 @@ def build_catalog(events: "daft.DataFrame", items: "daft.DataFrame", min_count: 
         min_count: 1 keeps everything.
 
     Raises:
-        UserError: no event is left.
+        UserError: no event is left, or a time does not fit.
     """
     from daft import col
 
@@ -197,6 +198,9 @@ def build_catalog(events: "daft.DataFrame", items: "daft.DataFrame", min_count: 
         )
     log = core.sort(["user_key", "time", "row"]).select("user_key", "item_key", "time").to_arrow()
     user_key_M, item_key_M = log["user_key"].to_numpy(), log["item_key"].to_numpy()
+    time_M = log["time"].to_numpy()
+    if not (np.abs(time_M) < TOO_LATE).all():
+        raise UserError(f"a time of {time_M[np.abs(time_M).argmax()]} is none that 64 bits hold; expected seconds.")
     starts_U = np.flatnonzero(np.diff(user_key_M, prepend=user_key_M[0] - 1))
     item_key_N, first_N, item_M = np.unique(item_key_M, return_index=True, return_inverse=True)
     order_N = np.argsort(first_N)
@@ -212,7 +216,7 @@ def build_catalog(events: "daft.DataFrame", items: "daft.DataFrame", min_count: 
         users=user_table(users.to_arrow()["user"].cast(pa.string()).combine_chunks()),
         offsets_U1=np.append(starts_U, len(user_key_M)).astype(np.int64),
         item_M=number_N[item_M],
-        time_M=np.floor(log["time"].to_numpy()).astype(np.int64),
+        time_M=np.floor(time_M).astype(np.int64),
     )
 
 

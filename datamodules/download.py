@@ -4,6 +4,7 @@ import http.client
 import os
 import urllib.error
 import urllib.request
+from email.message import Message
 from pathlib import Path
 
 from filelock import FileLock
@@ -20,8 +21,8 @@ def fetch(url: str, target: Path, label: str) -> Path:
 
     Of several processes that want one file, one fetches it and the others wait.
 
-    The bytes go to `<target>.part`, from which a later call goes on with a Range request. The file takes its name
-    only when it has the size that the server announced.
+    The bytes go to `<target>.part`, from which a later call goes on with a Range request, if the server's file is still
+    the one of `<target>.part.version`. The file takes its name only when it has the size that the server announced.
 
     Returns:
         target.
@@ -38,6 +39,7 @@ def fetch(url: str, target: Path, label: str) -> Path:
             if not target.exists():
                 _complete(url, part, label)
                 os.replace(part, target)
+                _version_file(part).unlink(missing_ok=True)
     except urllib.error.HTTPError as error:
         raise UserError(f"{url}: the server answers {error.code} {error.reason}.") from error
     except (OSError, http.client.HTTPException) as error:
@@ -63,7 +65,10 @@ def _stream(url: str, part: Path, label: str) -> int | None:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers=AGENT | ({"Range": f"bytes={have}-"} if have else {}))
+    wanted = {"Range": f"bytes={have}-"} if have else {}
+    if have and _version_file(part).exists():
+        wanted["If-Range"] = _version_file(part).read_text()
+    request = urllib.request.Request(url, headers=AGENT | wanted)
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
@@ -80,8 +85,9 @@ def _stream(url: str, part: Path, label: str) -> int | None:
             part.unlink()
             return _stream(url, part, label)
         have = have if resumed else 0
-        length = response.headers.get("Content-Length")
-        expected = have + int(length) if length is not None else None
+        expected = _announced(response.headers, have)
+        if not resumed:
+            _note_version(response.headers, part)
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
         with (
@@ -93,3 +99,26 @@ def _stream(url: str, part: Path, label: str) -> int | None:
                 file.write(chunk)
                 progress.advance(task, len(chunk))
     return expected
+
+
+def _announced(headers: Message, have: int) -> int | None:
+    """The full size that a server announces for what follows `have` bytes; None if it does not."""
+    total = headers.get("Content-Range", "").rpartition("/")[2]
+    length = headers.get("Content-Length", "")
+    if total.isdecimal():
+        return int(total)
+    return have + int(length) if length.isdecimal() else None
+
+
+def _version_file(part: Path) -> Path:
+    return part.with_name(part.name + ".version")
+
+
+def _note_version(headers: Message, part: Path) -> None:
+    """Keeps what tells this version of the server's file from others, or that nothing does (RFC 9110, 13.1.5)."""
+    tag = headers.get("ETag", "W/")
+    version = headers.get("Last-Modified", "") if tag.startswith("W/") else tag
+    if version:
+        _version_file(part).write_text(version)
+    else:
+        _version_file(part).unlink(missing_ok=True)

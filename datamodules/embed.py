@@ -261,6 +261,8 @@ def _read_npy(path: Path, items: pa.Table) -> np.ndarray:
         vectors_ND = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{path} cannot be read as a .npy array of numbers: {error}") from error
+    if not isinstance(vectors_ND, np.ndarray):
+        raise UserError(f"{path} holds several arrays (.npz); expected one")
     if vectors_ND.ndim != 2 or vectors_ND.shape[1] == 0 or vectors_ND.dtype.kind not in "fiu":
         raise UserError(f"{path} holds {vectors_ND.dtype} {vectors_ND.shape}; expected numbers of shape (items, width)")
     if len(vectors_ND) != items.num_rows:
@@ -280,6 +282,7 @@ def _read_parquet(path: Path, items: pa.Table) -> np.ndarray:
         if missing:
             raise UserError(f"{path} lacks the column {', '.join(missing)} (it has {', '.join(columns)})")
         table = pq.read_table(path, columns=["item", "vector"])
+        ids = table["item"].cast(pa.large_string()).combine_chunks()
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read as Parquet: {error}") from error
 
@@ -290,7 +293,6 @@ def _read_parquet(path: Path, items: pa.Table) -> np.ndarray:
     ):
         raise UserError(f"{path}: the column vector is {kind}; expected a list of floats")
 
-    ids = table["item"].cast(pa.large_string()).combine_chunks()
     if len(pc.unique(ids)) != len(ids):
         counts = pc.value_counts(ids)
         twice = counts.filter(pc.greater(counts.field("counts"), 1))[0].as_py()

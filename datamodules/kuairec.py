@@ -210,7 +210,7 @@ def _opened(files: list[Path], name: str) -> Iterator[tuple[str, IO[bytes]]]:
                 )
             with archive.open(member) as stream:
                 yield f"{path}, {member}", stream
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{path} cannot be read ({error}). Delete it to download it again.") from error
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from datamodules.catalog import ITEM_SCHEMA, Catalog, CatalogConfig, user_table
-from sid.errors import UserError
+from sid.errors import UserError, require
 
 FEWEST_EVENTS = 5
 DAY_SECONDS = 86_400
@@ -76,11 +76,13 @@ class SyntheticConfig(CatalogConfig):
                 f"num_items is {self.num_items}; {self.num_categories} categories need at least "
                 f"{2 * FEWEST_EVENTS * self.num_categories}. Raise num_items or lower num_categories."
             )
-        if self.num_users < 1 or self.mean_length < FEWEST_EVENTS:
-            raise UserError(
-                f"num_users is {self.num_users} and mean_length {self.mean_length}; "
-                f"expected at least 1 and {FEWEST_EVENTS}."
-            )
+        require(self.num_users >= 1, "data.num_users", self.num_users, "at least 1")
+        moderate = FEWEST_EVENTS <= self.mean_length <= self.num_items
+        require(moderate, "data.mean_length", self.mean_length, f"{FEWEST_EVENTS} to data.num_items={self.num_items}")
+        require(self.series_length >= 1, "data.series_length", self.series_length, "at least 1")
+        for name in ("sequel_probability", "wander_probability", "seasonal_share"):
+            require(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "a share of 0 to 1")
+        require(self.seed >= 0, "data.seed", self.seed, "at least 0")
         rng = np.random.default_rng(self.seed)
         items = self._describe(rng)
         offsets_U1, item_M, time_M = self._walk(rng)

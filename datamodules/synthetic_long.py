@@ -62,6 +62,7 @@ class LongInterestConfig(CatalogConfig):
         require(self.recent_events >= 0, "data.recent_events", self.recent_events, "at least 0")
         for name in ("interest_share", "test_share"):
             require(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "a share of 0 to 1")
+        require(self.seed >= 0, "data.seed", self.seed, "at least 0")
         rng = np.random.default_rng(self.seed)
         interest_U = rng.integers(0, self.num_categories * self.series, self.num_users)
         item_UT = rng.integers(0, self.num_items, (self.num_users, self.old_events + self.recent_events))

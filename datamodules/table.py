@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datamodules.catalog import Catalog, CatalogConfig, build_catalog, engine, path_of
+from datamodules.catalog import TOO_LATE, Catalog, CatalogConfig, build_catalog, engine, path_of
 from datamodules.table_files import collect, read
 from sid.errors import UserError, require
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import daft
 
 EXAMPLES = 5
-TOO_LATE = 2.0**63
 
 
 @dataclass

@@ -52,12 +52,13 @@ class Answers(NamedTuple):
 
 
 def read_clicks(files: list[Path], table: str) -> Clicks:
-    """The clicked samples: their label is [0, 1]."""
+    """The clicked samples, whose label is [0, 1], of known users and items (0 is neither)."""
     users, items = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for batch in batches(files, table, [LABEL, USER, ITEM], SAMPLE_ROWS):
-        kept_R = (matrix(batch, LABEL, 2, table) == (0, 1)).all(axis=1) & (ids(batch, ITEM) != 0)
-        users.append(ids(batch, USER)[kept_R])
-        items.append(ids(batch, ITEM)[kept_R])
+        user_R, item_R = ids(batch, USER), ids(batch, ITEM)
+        kept_R = (matrix(batch, LABEL, 2, table) == (0, 1)).all(axis=1) & (user_R != 0) & (item_R != 0)
+        users.append(user_R[kept_R])
+        items.append(item_R[kept_R])
     return Clicks(np.concatenate(users), np.concatenate(items))
 
 

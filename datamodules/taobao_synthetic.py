@@ -9,6 +9,7 @@ Legend: U rows of users, H history items, N items, C clusters, S samples of a us
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.taobao_tables import CATEGORY, HISTORY, HISTORY_CATEGORIES, ITEM, LABEL, SCHEMAS, USER, VECTOR, WIDTH
-from sid.errors import require
+from sid.errors import UserError, require
 
 RECENT, SESSION_CLUSTERS, CLUSTERS = 50, 3, 20
 USERS_A_TARGET = 25
@@ -62,12 +63,16 @@ def write_taobao(
       same interest.
 
     Raises:
-        UserError: too few items, users or history items for that.
+        UserError: too few items, users or history items for that, or a folder that holds tables already.
     """
+    require(shards >= 1, "shards", shards, "at least 1")
+    require(seed >= 0, "seed", seed, "at least 0")
     require(users >= 5 * shards, "users", users, f"at least 5 a shard ({shards})")
     require(history > RECENT, "history", history, f"more than {RECENT}")
     require(items >= CLUSTERS, "items", items, f"at least {CLUSTERS}")
     require(samples_per_user >= 1, "samples_per_user", samples_per_user, "at least 1")
+    if there := [path for name in SCHEMAS for path in folder.glob(f"{name}*")]:
+        raise UserError(f"{there[0]} is there already; choose another folder, or delete the tables of this one")
     tests, places = round(users * TEST_SHARE), Places.of(items, users)
     for part, rows in (("train", users - tests), ("test", tests)):
         names = f"{part}_user_features", f"{part}_samples"
@@ -199,7 +204,11 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=usual)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shards", type=int, default=1)
-    write_taobao(**vars(parser.parse_args()))
+    try:
+        write_taobao(**vars(parser.parse_args()))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

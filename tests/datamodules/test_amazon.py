@@ -82,6 +82,10 @@ GOOD = packed("".join(json.dumps(review) + "\n" for review in REVIEWS).encode())
         (REVIEWS, packed(b"{'asin': '\xff'}\n"), r"line 1: expected a Python dict literal"),
         (REVIEWS, [{"title": "no asin"}], r"meta_Beauty.json.gz, line 1: expected a dict with a string asin"),
         (REVIEWS, [{"asin": "tea", "price": "3 pounds"}], r"line 1: price must be a number"),
+        (REVIEWS, [{"asin": "tea", "price": 10**400}], r"line 1: a value that cannot be stored"),
+        (REVIEWS, [{"asin": "tea", "title": "\ud83d"}], r"line 1: a value that cannot be stored"),
+        (REVIEWS, packed(b""), r"meta_Beauty.json.gz describes none of the 3 reviewed items"),
+        (packed(json.dumps(REVIEWS[0]).encode().replace(b"late", b"\xff")), META, "line 1: .*utf-8"),
         (REVIEWS, [{"asin": "tea", "categories": ["Home"]}], r"line 1: categories must be a list of paths"),
     ],
 )

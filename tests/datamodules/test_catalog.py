@@ -191,5 +191,6 @@ def test_loading_needs_neither_daft_nor_datasets():
 def test_raw_files_lie_in_the_setting_else_the_environment_else_data(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DATA_DIR", "/somewhere")
     assert data_folder("here") == Path("here") and data_folder("") == Path("/somewhere")
+    assert data_folder("~nosuchuser/x") == Path("~nosuchuser/x")
     monkeypatch.delenv("DATA_DIR")
     assert data_folder("") == Path("data")

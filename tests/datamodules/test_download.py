@@ -16,8 +16,10 @@ CONTENT = bytes(range(256)) * 40
 
 class Handler(BaseHTTPRequestHandler):
     """/whole serves CONTENT with ranges, /cut stops half-way on the first request, /plain knows no ranges,
-    /confused names another range than it sends, /slow pauses half-way."""
+    /confused names another range than it sends, /slow pauses half-way, /short ends a range early and unannounced.
+    Whoever asks for a range of another version than this one gets all of it."""
 
+    version = '"one"'
     asked: list[tuple[str, str | None]] = []
 
     def do_GET(self) -> None:
@@ -26,13 +28,17 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/missing":
             return self.send_error(404)
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.path != "/plain" else 0
+        if self.headers.get("If-Range", self.version) != self.version:
+            start = 0
         if start >= len(CONTENT):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(CONTENT)}")
             self.end_headers()
             return None
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.send_header("ETag", self.version)
+        if not (start and self.path == "/short"):
+            self.send_header("Content-Length", str(len(CONTENT) - start))
         if start:
             claimed = 0 if self.path == "/confused" else start
             self.send_header("Content-Range", f"bytes {claimed}-{len(CONTENT) - 1}/{len(CONTENT)}")
@@ -41,7 +47,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[: len(body) // 2])
         if self.path == "/slow":
             time.sleep(0.2)
-        if self.path != "/cut" or wanted:
+        if self.path != "/short" and (self.path != "/cut" or wanted):
             self.wfile.write(body[len(body) // 2 :])
         return None
 
@@ -74,6 +80,21 @@ def test_a_cut_connection_is_an_error_and_the_next_call_goes_on(server: str, tmp
     fetch(f"{server}/cut", target, "file")
     assert target.read_bytes() == CONTENT
     assert Handler.asked == [("/cut", None), ("/cut", "bytes=5120-")]
+
+
+def test_a_file_that_has_changed_since_starts_over(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(UserError):
+        fetch(f"{server}/cut", tmp_path / "file", "file")
+    (tmp_path / "file.part").write_bytes(b"a" * 5120)
+    monkeypatch.setattr(Handler, "version", '"two"')
+    assert fetch(f"{server}/cut", tmp_path / "file", "file").read_bytes() == CONTENT
+    assert {path.name for path in tmp_path.iterdir()} <= {"file", ".file.lock"}
+
+
+def test_a_range_that_ends_early_is_not_taken_for_the_rest(server: str, tmp_path: Path):
+    (tmp_path / "file.part").write_bytes(CONTENT[:5120])
+    with pytest.raises(UserError, match="ended after 7680 of 10240 bytes"):
+        fetch(f"{server}/short", tmp_path / "file", "file")
 
 
 def test_a_server_without_ranges_starts_over(server: str, tmp_path: Path):

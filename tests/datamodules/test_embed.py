@@ -158,6 +158,10 @@ def test_npy_errors(tmp_path):
     path.write_bytes(b"")
     with pytest.raises(UserError, match="cannot be read"):
         from_file(path, items)
+    with open(path, "wb") as several:
+        np.savez(several, one=np.zeros((3, 2)))
+    with pytest.raises(UserError, match="holds several arrays"):
+        from_file(path, items)
 
 
 def test_parquet_errors(tmp_path):
@@ -174,6 +178,9 @@ def test_parquet_errors(tmp_path):
         write_vectors(path, ids, vectors)
         with pytest.raises(UserError, match=message):
             from_file(path, items)
+    pq.write_table(pa.table({"item": [["i0"]], "vector": [[1.0]]}), path)
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        from_file(path, items)
     pq.write_table(pa.table({"id": ["i0"], "vector": [[1.0]]}), path)
     with pytest.raises(UserError, match=r"lacks the column item \(it has id, vector\)"):
         from_file(path, items)

@@ -180,6 +180,7 @@ LINE = "9,10,1,1,2020-07-05,20200705,"
         (GOOD + LINE + "1,often\n", "", r"line 11: expected watch_ratio \(float\), found: 'often'"),
         (GOOD + LINE + "1,\n", "", r"line 11: expected watch_ratio \(float\), found: ''"),
         (GOOD + LINE + "noon,1\n", "", r"line 11: expected timestamp \(float\), found: 'noon'"),
+        (GOOD + LINE.replace("9,10", "2,10") + "1e300,2\n", DESCRIBED, r"a time of 1e\+300 is none that 64 bits hold"),
         (GOOD + ",10,1,1,,,3,2\n", "", r"line 11: expected user_id \(int\), found: ''"),
         (GOOD + "1,1.5,1,1,,,3,2\n", "", r"line 11: expected video_id \(int\), found: '1.5'"),
         (GOOD + "1,2,3\n", "", r"line 11: expected 8 values and not 3, found: '1,2,3'. Repair the line"),

@@ -1,5 +1,7 @@
 """U users, N items, C categories, M events, E examples."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -85,3 +87,6 @@ def test_uneven_sizes_work_and_impossible_ones_are_named():
         SyntheticConfig(num_categories=13).build()
     with pytest.raises(UserError, match="num_items is 79; 8 categories need at least 80"):
         SyntheticConfig(num_items=79).build()
+    for name, value in (("mean_length", math.nan), ("series_length", 0), ("seasonal_share", 5.0), ("seed", -1)):
+        with pytest.raises(UserError, match=f"data.{name}={value}: expected"):
+            SyntheticConfig(**{name: value}).build()

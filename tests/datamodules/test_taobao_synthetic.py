@@ -98,7 +98,7 @@ def test_ids_are_distinct_and_never_missing() -> None:
 
 def test_sizes_that_cannot_hold_the_structure_are_refused(tmp_path: Path) -> None:
     good = {"users": 10, "history": 60, "items": 40, "samples_per_user": 2}
-    for name, value in (("users", 4), ("history", 50), ("items", 19), ("samples_per_user", 0)):
+    for name, value in (("users", 4), ("history", 50), ("items", 19), ("samples_per_user", 0), ("shards", 0)):
         with pytest.raises(UserError, match=f"{name}={value}: expected"):
             write_taobao(tmp_path, **good | {name: value})
 
@@ -107,3 +107,6 @@ def test_the_command_writes_the_tables(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "datamodules.taobao_synthetic", str(tmp_path / "taobao_mm"), "--users", "20"]
     subprocess.run([*command, "--history", "60", "--items", "40", "--samples-per-user", "2"], check=True)
     assert {path.stem for path in (tmp_path / "taobao_mm").iterdir()} == set(SCHEMAS)
+    again = subprocess.run([*command, "--shards", "2"], capture_output=True, text=True)
+    assert again.returncode == 2 and "Traceback" not in again.stderr
+    assert "train_samples.parquet is there already; choose another folder" in again.stderr
