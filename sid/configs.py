@@ -91,6 +91,8 @@ class ProductConfig(TokenizerConfig):
 
     codebook_sizes: list[int] = field(default_factory=lambda: [256] * 16)
 
+    has_last_level: ClassVar[bool] = True
+
     def check(self) -> None:
         """Raise UserError for sizes that no product codes have."""
         super().check()

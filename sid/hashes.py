@@ -75,6 +75,13 @@ class Product:
         unpacked = faiss_or_error().unpack_bitstrings(packed, self.quantizer.M, self.quantizer.nbits)
         return torch.from_numpy(unpacked.astype(np.int64))
 
+    def last_distances(self, vectors_BD: Tensor, codes_BL: Tensor) -> Tensor:
+        """(B, K) squared distances of the last codebook's centres to the last part of the rotated vectors."""
+        centres = faiss_or_error().vector_to_array(self.quantizer.centroids)
+        last_KE = torch.from_numpy(centres).view(self.quantizer.M, self.quantizer.ksub, self.quantizer.dsub)[-1]
+        part_BE = (vectors_BD - self.mean_D) @ self.rotation_DE[:, -self.quantizer.dsub :]
+        return torch.cdist(part_BE, last_KE).square()
+
 
 def balanced_axes(centred_ND: Tensor, num_parts: int) -> Tensor:
     """(D, E) principal axes, dealt to parts of equal width so that the products of their variances are about equal.

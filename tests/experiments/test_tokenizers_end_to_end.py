@@ -96,7 +96,7 @@ def test_sizes_that_a_kind_has_of_its_own_do_not_pass_to_another(old: str) -> No
 def test_items_told_apart_stay_so_where_the_next_tokenizer_can() -> None:
     config = replace(tiger_tiny.config(), tokenizer=ResidualKMeansConfig([8, 8], reassign=True))
     kept = [name for name in TOKENIZERS if override(config, [f"tokenizer={name}"]).tokenizer.reassign]
-    assert kept == ["rqvae", "vqvae", "letter", "rqkmeans"]
+    assert kept == ["rqvae", "vqvae", "letter", "rqkmeans", "opq"]
 
 
 def test_keys_of_the_chosen_tokenizer_may_come_in_any_order() -> None:
@@ -115,7 +115,7 @@ def test_keys_of_the_chosen_tokenizer_may_come_in_any_order() -> None:
         (["combined_with=[causal_tiny]", "tokenizer=letter"], "combined_with=['causal_tiny']: expected none: this"),
         (["combined_with=[causal_tiny,causal_tiny]"], "combined_with=['causal_tiny', 'causal_tiny']: expected every"),
         (["tokenizer=tree", "tokenizer.reassign=true"], "tokenizer.reassign=True: expected false: of the tokenizers, "),
-        (["tokenizer=tree", "tokenizer.reassign=true"], "rqvae, vqvae, letter, rqkmeans have distances to the codes"),
+        (["tokenizer=tree", "tokenizer.reassign=true"], "rqvae, vqvae, letter, rqkmeans, opq have distances to"),
         (["embed.whiten=-1"], "embed.whiten=-1: expected at least 0"),
         (["embed=minilm"], "embed=minilm: it has settings, embed.encoder, embed.path, embed.dim"),
         (["tokenizer=lsh", "tokenizer.codebook_sizes=[6]"], "tokenizer.codebook_sizes=[6]: expected powers of two"),

@@ -55,8 +55,10 @@ def test_product_codes_are_the_nearest_of_every_part_and_faiss_decodes_them(widt
     centres = faiss.vector_to_array(tokenizer.quantizer.centroids).reshape(levels, size, width // levels)
     codes_NL = tokenizer.codes(vectors_ND)
     decoded = []
-    for vector_E, codes in zip(rotated_NE, codes_NL.tolist(), strict=True):
+    distance_NK = tokenizer.last_distances(vectors_ND, codes_NL)
+    for vector_E, codes, distance_K in zip(rotated_NE, codes_NL.tolist(), distance_NK.numpy(), strict=True):
         parts = np.split(vector_E, levels)
+        np.testing.assert_allclose(distance_K, ((parts[-1] - centres[-1]) ** 2).sum(1), rtol=1e-3, atol=1e-3)
         chosen = [int(((part - of_part) ** 2).sum(1).argmin()) for part, of_part in zip(parts, centres, strict=True)]
         assert codes == chosen
         decoded.append(np.concatenate([of_part[code] for of_part, code in zip(centres, codes, strict=True)]))
