@@ -219,7 +219,7 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
     """The config with `key=value` assignments applied, e.g. `model.num_layers=3`.
 
     Raises UserError for an assignment without "=", an unknown key (with the nearest one), a value of the wrong type, or
-    one that `check` refuses. Where the data's official counts become others, the experiment's rows of papers go.
+    one that `check` refuses. Where the protocol becomes another, the experiment's rows of papers go.
     """
     if isinstance(config.model, ClassicConfig):
         refuse_unread(config.name, config.model, assignments)
@@ -234,12 +234,15 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
         if not sign:
             raise UserError(f"{assignment!r} is not an override; write key=value, for instance seed=2")
         if key in PATHS:
-            assignment = f"{key}={os.path.expanduser(value)}"
+            value = os.path.expanduser(_unquoted(value))
         if key not in (known := _keys(tree)):
             near = difflib.get_close_matches(key, known, n=3) or sorted(k for k in known if "." not in k)
             raise UserError(f"unknown key {key!r}; did you mean {', '.join(near)}?")
         try:
-            tree.merge_with_dotlist([assignment])
+            if value and isinstance(OmegaConf.select(tree, key), str):
+                OmegaConf.update(tree, key, _unquoted(value))  # as text, where YAML makes 20261130 of 2026_11_30
+            else:
+                tree.merge_with_dotlist([assignment])
             OmegaConf.to_object(tree)
         except OmegaConfBaseException as error:
             inside = [name for name in known if name.startswith(f"{key}.")]
@@ -249,10 +252,21 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
             problem = getattr(error, "problem", None) or str(error).splitlines()[0]
             raise UserError(f"{assignment}: the value cannot be read ({problem}); write it as YAML") from error
     result: Any = OmegaConf.to_object(tree)
-    if result.data.official != config.data.official:
+    if _protocol(result) != _protocol(config):
         result.published = {name: row for name, row in result.published.items() if config.published.get(name) != row}
     check(result)
     return result
+
+
+def _unquoted(text: str) -> str:
+    """Without the quotes around all of it."""
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
+def _protocol(config: RunConfig) -> tuple[Any, ...]:
+    """What makes results comparable: the data, which users and targets are asked for, and what the model is told."""
+    split, told = config.split, config.evaluation.oracle_first_code
+    return config.data.official, split.kind, split.cold_share, told
 
 
 def uniform_codebooks(tokenizer: TokenizerConfig, assignments: list[str]) -> list[str]:

@@ -51,6 +51,19 @@ def bundle_of(run: Path) -> Bundle:
             missing or damaged.
     """
     require_run(run)
+    try:
+        return _bundle_of(run)
+    except UserError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, OSError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{run}, or an artifact that it was trained on, is damaged ({type(error).__name__}: {reason}). Repeat its "
+            "command with force=train, or take it from a copy."
+        ) from error
+
+
+def _bundle_of(run: Path) -> Bundle:
     config = yaml.safe_load(read_text(run / "config.yaml"))
     environment = read_json(run / "environment.json")
     if not (run / "train.manifest.json").exists():

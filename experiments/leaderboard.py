@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from experiments.named import documented
+from experiments.named import documented, named
 from experiments.named._rivals import DATASETS, RIVALS
 from experiments.run import answer, choose, leave, take, wait_passively
 from experiments.stages import process_rank
@@ -29,7 +29,8 @@ USAGE = """usage: make leaderboard DATASET=<dataset> [SEEDS="1 2 3"] [ONLY="<mod
 
 Runs every retriever of a data set, or those of only=, and ranks them. Finished runs are reused; the table holds all
 that is finished with these seeds and keys, whatever models are asked for now, and takes the place of one with others.
-Any field of the configuration but the seed is a key, and holds for all that have it: classic models have no tokenizer.
+Any field of the configuration but the seed is a key, and holds for all that have it: classic models have no tokenizer,
+and model.num_layers is that of the models with layers.
 """
 GENERATIVE = {
     "tiger": "TIGER",
@@ -55,9 +56,11 @@ def listing() -> str:
 
 
 def retrievers(data: str) -> dict[str, str]:
-    """Models that have an experiment on this data set, and what to call them."""
-    known = documented()
-    return {model: title for model, title in GENERATIVE.items() if f"{model}_{data}" in known} | RIVALS
+    """Models that have an experiment with this data set's users and targets, and what to call them."""
+    known = {model: named(f"{model}_{data}") for model in GENERATIVE if f"{model}_{data}" in documented()}
+    first = next(iter(known.values()))
+    alike = [model for model, config in known.items() if (config.data, config.split) == (first.data, first.split)]
+    return {model: GENERATIVE[model] for model in alike} | RIVALS
 
 
 def read(arguments: Sequence[str]) -> Asked:
@@ -84,23 +87,25 @@ def plan(asked: Asked) -> list["Cell"]:
     """A row for every model; one that cannot be configured so is a problem of its own."""
     from dataclasses import replace
 
-    from experiments.config import check, override, unread
-    from experiments.named import named
+    from experiments.config import check, override
+    from experiments.study_plan import keys
     from experiments.study_table import Cell
-    from models.classic_configs import ClassicConfig
 
+    titles = retrievers(asked.data)
+    known = {model: keys(named(f"{model}_{asked.data}"), asked.overrides) for model in titles}
+    every = set().union(*known.values())
     cells = []
-    for model, title in retrievers(asked.data).items():
-        cell = Cell(f"{model}_{asked.data}", title, asked.overrides, asked=model in asked.models)
+    for model, title in titles.items():
+        lacks = every - known[model]
+        left_out = [word for word in asked.overrides if word.partition("=")[0] in lacks]
+        given = [word for word in asked.overrides if word not in left_out]
+        cell = Cell(f"{model}_{asked.data}", title, given, asked=model in asked.models, left_out=left_out)
         try:
-            config = named(cell.experiment)
-            if isinstance(config.model, ClassicConfig):
-                lacks = tuple(f"{part}{sign}" for part in unread(config.model) for sign in ".=")
-                cell.overrides = [word for word in asked.overrides if not word.startswith(lacks)]
-            config = override(config, cell.overrides)
-            cell.configs = {seed: replace(config, seed=seed) for seed in asked.seeds}
-            for seeded in cell.configs.values():
+            config = override(named(cell.experiment), given)
+            configs = {seed: replace(config, seed=seed) for seed in asked.seeds}
+            for seeded in configs.values():
                 check(seeded)
+            cell.configs = configs
         except UserError as error:
             cell.problems[str(error)] = []
         cells.append(cell)
@@ -125,6 +130,9 @@ def run(arguments: Sequence[str]) -> None:
     configs = [config for cell in cells for config in cell.configs.values()]
     if not configs:
         raise UserError(next(problem for cell in cells for problem in cell.problems))
+    for cell in cells:
+        if cell.asked and cell.left_out:
+            say(f"{cell.experiment}: runs without {' '.join(cell.left_out)}, which it does not have")
     pipelines = look(cells)
     environment = provenance(shlex.join(["python", "-m", "experiments.leaderboard", *arguments]))
     folder = Path(configs[0].output_dir) / "leaderboards" / asked.data

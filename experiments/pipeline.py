@@ -6,6 +6,7 @@ Legend: N items, D vector width, L levels.
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from datamodules.split import Split, learnt_counts
 from experiments.config import RunConfig, as_trained, asked_at_test, hashed, to_yaml
 from experiments.named import named
 from experiments.provenance import provenance
-from experiments.stages import VERSIONS, Stage, file_hash, fingerprint, process_rank, raw_hash, write_atomically
+from experiments.stages import LAST, VERSIONS, Stage, file_hash, fingerprint, process_rank, raw_hash, write_atomically
 from models.classic_configs import ClassicConfig
 from models.configs import Content, GenerativeConfig
 from sid.errors import UserError, require
@@ -78,7 +79,8 @@ class Pipeline:
 
     @cached_property
     def embed(self) -> Stage:
-        given = [self.config.embed.file, *Path(self.config.embed.encoder).rglob("*")]
+        encoder = self.config.embed.encoder
+        given = [self.config.embed.file, *(Path(encoder).rglob("*") if "/" in encoder else ())]
         inputs = {"embed": hashed(self.config.embed), "prepare": self.prepare.hash}
         inputs["given"] = [file_hash(path) for path in sorted(given) if path.is_file()]
         return self._artifact("embed", inputs)
@@ -109,7 +111,12 @@ class Pipeline:
         else:
             inputs["tokenize"] = self.tokenize.hash
         return Stage(
-            "train", self.output / "runs" / self.config.name / fingerprint(inputs), inputs, True, collective=True
+            "train",
+            self.output / "runs" / self.config.name / fingerprint(inputs),
+            inputs,
+            resumes=True,
+            collective=True,
+            spare=LAST,
         )
 
     @cached_property
@@ -130,6 +137,8 @@ class Pipeline:
         for asked in filter(None, (last, self.force)):
             expected = f"one of {', '.join(self.stages)}: {self.config.name} has no other"
             require(asked in self.stages, "stage", asked, expected)
+        reached = not self.force or self.stages.index(self.force) <= self.stages.index(last)
+        require(reached, "force", self.force, f"a stage up to stage={last}")
         forced = False
         for name in self.stages[: self.stages.index(last) + 1]:
             forced = forced or name == self.force
@@ -320,7 +329,7 @@ class Pipeline:
         """Commit, versions, machine, seed, hashes of raw files and parents; each resumption is added to the first."""
         stages = {name: getattr(self, name).hash for name in self.stages}
         noted = {**provenance(self.command), "seed": self.config.seed, "stages": stages, "raw_files": self.raw_files}
-        if path.exists():
+        with suppress(OSError, ValueError):  # the first time, or what was there is damaged
             first = json.loads(path.read_text())
             noted = {**first, "resumed": [*first.get("resumed", []), provenance(self.command)]}
         write_atomically(path, json.dumps(noted, indent=1) + "\n")

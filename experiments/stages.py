@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from sid.errors import UserError
 
 VERSIONS = {"prepare": 1, "embed": 1, "tokenize": 1, "train": 2, "evaluate": 4}
 """The stages in order. A number is raised when the code of its stage changes what it writes."""
+LAST = "last.ckpt"
+"""Where an interrupted training goes on."""
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -69,13 +72,16 @@ def raw_hash(path: Path, notes: Path) -> str:
     key, now = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
     try:
         known = json.loads(notes.read_text())
-    except (OSError, ValueError):
+        size, changed, noted = known[key]
+        if [size, changed] == now:
+            return str(noted)
+    except (OSError, ValueError, KeyError, TypeError):
         known = {}
-    if known.get(key, [])[:2] != now:
-        known[key] = [*now, file_hash(path)]
+    found = file_hash(path)
+    with suppress(OSError):  # a note saves time; what cannot be written is told by the stage
         notes.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(notes, json.dumps(known, indent=1) + "\n")
-    return str(known[key][2])
+        write_atomically(notes, json.dumps({**known, key: [*now, found]}, indent=1) + "\n")
+    return found
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -101,6 +107,7 @@ class Stage:
 
     `resumes`: what an interrupted attempt left in the folder is kept, and the stage's function goes on from there.
     `owns_folder`: False where the stage adds files to the folder of the stage before it.
+    `spare`: a file that nobody misses once the stage is finished.
     `collective`: every process of a distributed run takes part in it; the others are built by one and awaited.
     """
 
@@ -110,6 +117,7 @@ class Stage:
     resumes: bool = False
     owns_folder: bool = True
     collective: bool = False
+    spare: str = ""
 
     @property
     def hash(self) -> str:
@@ -165,13 +173,19 @@ class Stage:
     def _run_locked(
         self, build: Callable[[Path], dict[str, Any]], force: bool, say: Callable[[str], None]
     ) -> dict[str, Any]:
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder.parent / f".{self.folder.name}.lock")
         try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0.1)
         except Timeout:
             say(f"{self.name}: another process is working on {self.folder}, waiting for it")
             lock.acquire()
+        except OSError:
+            figures = None if force else self.figures()
+            if figures is None:
+                raise
+            say(f"{self.name}: reused {self.folder}, which cannot be written to")
+            return figures
         try:
             if force:
                 self.manifest.unlink(missing_ok=True)
@@ -196,7 +210,7 @@ class Stage:
         files = {
             str(path.relative_to(self.folder)): file_hash(path)
             for path in sorted(self.folder.rglob("*"))
-            if path.is_file() and not path.name.startswith(".")
+            if path.is_file() and not path.name.startswith(".") and path.name != self.spare
         }
         manifest = {
             "stage": self.name,

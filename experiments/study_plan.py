@@ -116,7 +116,8 @@ def keys(config: "RunConfig", overrides: Sequence[str]) -> set[str]:
     }
     for part in unread(config.model) if isinstance(config.model, ClassicConfig) else ():
         del kinds[part]
-    return {*kinds, *(f"{part}.{field.name}" for part, kind in kinds.items() for field in fields(kind))}
+    axes = ("tokenizer.size", "tokenizer.depth") if "tokenizer" in kinds else ()
+    return {*kinds, *axes, *(f"{part}.{field.name}" for part, kind in kinds.items() for field in fields(kind))}
 
 
 def without(overrides: Sequence[str], left_out: Sequence[str]) -> list[str]:

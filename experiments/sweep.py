@@ -69,10 +69,8 @@ def read(arguments: Sequence[str]) -> Asked:
     for key, value in own.items():
         require(value.isascii() and value.isdecimal(), key, value, "a whole number")
     require(int(own["jobs"]) >= 1, "jobs", own["jobs"], "at least 1")
-    config = override(named(name), overrides)
     first = {key: values[0] for key, values in sweep.choices.items()} | {key: s.low for key, s in sweep.spans.items()}
-    for key, value in first.items():
-        override(config, [f"{key}={value}"])
+    config = override(named(name), [*overrides, *(f"{key}={value}" for key, value in first.items())])
     alone = config.train.devices in ("auto", "1") and config.train.num_nodes == 1
     require(alone, "train.devices", config.train.devices, "1: a trial is one process; jobs= runs several trials")
     honest = not config.split.learn_validation
@@ -90,7 +88,10 @@ def run(arguments: Sequence[str]) -> None:
     from experiments.sweep_page import show, trials, write
     from experiments.sweep_trial import open_study, queue, work
 
-    asked.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        asked.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{asked.folder} cannot be written: {error.strerror}") from error
     task = (asked.sweep, asked.name, asked.overrides, asked.folder)
     with at_work(asked.folder, asked.worker):
         study = open_study(asked.sweep, asked.folder, asked.worker)
@@ -127,6 +128,8 @@ def at_work(folder: Path, worker: int) -> Iterator[None]:
         lock.acquire(timeout=0.1)
     except Timeout as error:
         raise UserError(f"another process works on this sweep: it holds {error.lock_file}") from error
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}") from error
     try:
         yield
     finally:

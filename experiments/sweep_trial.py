@@ -1,8 +1,10 @@
 """One trial of a sweep after the other: drawn by Optuna, run as an ordinary training, given up where it is hopeless."""
 
 import itertools
+import json
+import os
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,17 @@ SEED = 1
 LOG = "trials.log"
 
 
+class NoSuchMetric(UserError):
+    """The sweep is judged by something that no validation gives."""
+
+
+def require_metric(metric: str, given: Iterable[str]) -> None:
+    """Raises NoSuchMetric unless the metric is among what validations give."""
+    known = sorted(name for name in given if name.startswith("val/"))
+    if metric not in known:
+        raise NoSuchMetric(f"metric.name={metric}: expected one of {', '.join(known)}")
+
+
 class Watch(lightning.Callback):
     """Tells a trial every validation, those of before a kill too; hyperband may end it there."""
 
@@ -39,8 +52,8 @@ class Watch(lightning.Callback):
                 self._report(row[self.metric], int(row["epoch"]), trainer)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if self.metric in trainer.callback_metrics:
-            self._report(float(trainer.callback_metrics[self.metric]), trainer.current_epoch + 1, trainer)
+        require_metric(self.metric, trainer.callback_metrics)
+        self._report(float(trainer.callback_metrics[self.metric]), trainer.current_epoch + 1, trainer)
 
     def _report(self, value: float, epoch: int, trainer: lightning.Trainer) -> None:
         self.trial.report(value, epoch // (trainer.check_val_every_n_epoch or 1))
@@ -54,18 +67,29 @@ def open_study(sweep: Sweep, folder: Path, worker: int) -> optuna.Study:
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if sweep.least:
         pruner = optuna.pruners.HyperbandPruner(sweep.least, "auto", sweep.eta)
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(folder / LOG))),
-        study_name=sweep.name,
-        pruner=pruner,
-        direction="maximize" if sweep.maximise else "minimize",
-        load_if_exists=True,
-    )
+    if not worker:
+        cut_unfinished_line(folder / LOG)
+    try:
+        study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(folder / LOG))),
+            study_name=sweep.name,
+            pruner=pruner,
+            direction="maximize" if sweep.maximise else "minimize",
+            load_if_exists=True,
+        )
+    except json.JSONDecodeError as error:
+        raise UserError(f"{folder / LOG} is damaged ({error}). Remove {folder} to start the sweep again.") from error
     seed = SEED + 100_003 * worker + len(study.get_trials(deepcopy=False))
     study.sampler = optuna.samplers.RandomSampler(seed=seed)
     if sweep.method == "bayes":
         study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(4, sweep.cap // 4))
     return study
+
+
+def cut_unfinished_line(log: Path) -> None:
+    """Of a command that was killed as it wrote; Optuna would write on in that line. Nobody may be at work on it."""
+    if log.exists() and (whole := log.read_bytes()) and not whole.endswith(b"\n"):
+        os.truncate(log, whole.rfind(b"\n") + 1)
 
 
 def ended(trial: FrozenTrial) -> bool:
@@ -116,6 +140,8 @@ def work(
             trial.set_user_attr("problem", str(error).partition("\n")[0] or type(error).__name__)
             print(f"[{trial.number + 1}] failed: {trial.user_attrs['problem']}")
             study.tell(trial, state=TrialState.FAIL)
+            if isinstance(error, NoSuchMetric):
+                raise
         except KeyboardInterrupt:
             study.tell(trial, state=TrialState.FAIL)
             raise
@@ -132,9 +158,9 @@ def claimed(study: optuna.Study, sweep: Sweep, folder: Path, before: set[int]) -
 
 
 def trial_config(name: str, overrides: Sequence[str], values: dict[str, Any]) -> RunConfig:
-    """A trial is one process on one device. Raises UserError."""
-    assignments = [f"{key}={value}" for key, value in values.items()]
-    return override(named(name), [*overrides, *assignments, "train.devices=1", "train.num_nodes=1"])
+    """A trial is one process on one device: an ordinary run, where that has one. Raises UserError."""
+    config = override(named(name), [*overrides, *(f"{key}={value}" for key, value in values.items())])
+    return config if config.train.one_device() else override(config, ["train.devices=1", "train.num_nodes=1"])
 
 
 def attempt(trial: optuna.Trial, sweep: Sweep, name: str, overrides: Sequence[str]) -> float:
@@ -157,10 +183,8 @@ def attempt(trial: optuna.Trial, sweep: Sweep, name: str, overrides: Sequence[st
 
 
 def best(run: Path, sweep: Sweep) -> float:
-    """The best validation in a run's metrics.csv. Raises UserError where it has no such column."""
+    """The best validation in a run's metrics.csv. Raises NoSuchMetric where it has no such column."""
     columns = read_columns(run / "metrics.csv")
-    values = [float(value) for value in columns.get(sweep.metric, []) if value == value]
-    if not values:
-        known = ", ".join(name for name in columns if name.startswith("val/"))
-        raise UserError(f"metric.name={sweep.metric}: expected one of {known}")
+    require_metric(sweep.metric, columns)
+    values = [float(value) for value in columns[sweep.metric] if value == value]
     return max(values) if sweep.maximise else min(values)

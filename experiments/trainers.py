@@ -23,10 +23,9 @@ from omegaconf import OmegaConf
 
 from experiments.config import RunConfig, TrainConfig
 from experiments.progress import progress_bar
-from experiments.stages import finish_wandb, process_rank
+from experiments.stages import LAST, finish_wandb, process_rank
 from sid.errors import UserError
 
-LAST = "last.ckpt"
 CLEAR_REFS = Path("/proc/self/clear_refs")
 """Linux: writing 5 starts the count of the process's largest memory anew."""
 
@@ -50,17 +49,39 @@ class AtomicCheckpoints(TorchCheckpointIO):
             aside.unlink(missing_ok=True)
 
 
+class Checkpoint(ModelCheckpoint):
+    """Knows its files again in a run whose folder has been moved; Lightning forgets the best validation there.
+
+    Raises UserError where the file that it kept is gone.
+    """
+
+    @property
+    def state_key(self) -> str:
+        return super().state_key.replace(type(self).__name__, ModelCheckpoint.__name__, 1)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        old, new = state_dict["dirpath"], str(self.dirpath)
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {moved(key): one for key, one in value.items()}
+            return new + value.removeprefix(old) if isinstance(value, str) and value.startswith(old) else value
+
+        state = {name: moved(value) for name, value in state_dict.items()}
+        if state["best_model_path"] and not Path(state["best_model_path"]).exists():
+            raise UserError(f"{state['best_model_path']} is missing. Start again with force=train.")
+        super().load_state_dict(state)
+
+
 def last_checkpoint(folder: Path, every: int = 1) -> ModelCheckpoint:
     """Saves `last.ckpt` after every `every` epochs."""
-    return ModelCheckpoint(
-        folder, "last", every_n_epochs=every, save_on_train_epoch_end=True, enable_version_counter=False
-    )
+    return Checkpoint(folder, "last", every_n_epochs=every, save_on_train_epoch_end=True, enable_version_counter=False)
 
 
 def best_checkpoint(folder: Path, monitor: str | None, every: int) -> ModelCheckpoint:
     """Keeps the weights of the best validation in `best.ckpt`, or of the last without a monitor; there is one every
     `every` epochs."""
-    return ModelCheckpoint(
+    return Checkpoint(
         folder,
         "best",
         monitor=monitor,

@@ -27,9 +27,8 @@ from experiments.interruptions import AtOnce, TimedCheckpoint, WithinEpoch, stop
 from experiments.page import read_columns
 from experiments.results import BEST, load_weights
 from experiments.sampled import drawn
-from experiments.stages import process_rank
+from experiments.stages import LAST, process_rank
 from experiments.trainers import (
-    LAST,
     AtomicCheckpoints,
     WeightAverage,
     best_checkpoint,
@@ -145,7 +144,7 @@ def train(
         *watchers,
     ]
     if config.train.ema:
-        callbacks.append(WeightAverage(decay=config.train.ema))
+        callbacks.insert(0, WeightAverage(decay=config.train.ema))  # before those that save a step
     resume = resume_from(checkpoints, "train")
     before = pretrain(config, module, data, run, done=resume is not None)
     fitter = trainer(

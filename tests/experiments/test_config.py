@@ -40,6 +40,16 @@ def test_overrides_reach_every_depth_and_keep_their_types() -> None:
     assert isinstance(config.data, SyntheticConfig)
 
 
+def test_text_stays_as_it_was_written() -> None:
+    """YAML makes 20261130 of the first, 1000.0 of the second, False of the third."""
+    for text in ("2026_11_30", "1e3", "no", "007", "/tmp/x #1", "a: b", "[x"):
+        assert override(base(), [f"output_dir={text}"]).output_dir == text
+        assert override(base(), [f"output_dir='{text}'"]).output_dir == text
+    assert override(base(), ["train.devices=2"]).train.devices == "2"
+    with pytest.raises(UserError, match="output_dir=: "):
+        override(base(), ["output_dir="])
+
+
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
@@ -199,7 +209,9 @@ def test_rows_of_papers_are_left_out_beside_other_data_than_theirs():
     assert (
         override(named("tiger_beauty"), ["seed=2", "data.data_dir=/elsewhere", "train.max_epochs=3"]).published == rows
     )
-    for assignment in ("data.name=Video_Games", "data.name=Sports_and_Outdoors", "data.min_count=10"):
+    others = ["data.name=Video_Games", "data.name=Sports_and_Outdoors", "data.min_count=10"]
+    others += ["split.kind=time", "split.cold_share=0.05", "evaluation.oracle_first_code=true"]
+    for assignment in others:
         assert override(named("tiger_beauty"), [assignment]).published == {}
     own = override(named("tiger_beauty"), ["data.name=Video_Games", "published={ours: {recall@10: 0.1}}"])
     assert own.published == {"ours": {"recall@10": 0.1}}

@@ -16,6 +16,7 @@ from experiments.config import override
 from experiments.named import named
 from experiments.page import read_columns
 from experiments.pipeline import Pipeline
+from experiments.trainers import best_checkpoint
 from sid.errors import Terminated, UserError
 
 SMALL = ["data.num_users=150", "train.max_epochs=3", "train.validate_every=1", "sequences.steps_per_epoch=6"]
@@ -109,6 +110,49 @@ def test_sigterm_between_epochs_of_one_batch(every: str, tmp_path: Path) -> None
     saved = torch.load(again.train.folder / "checkpoints/last.ckpt", weights_only=True)
     assert saved["global_step"] == {"1": 3, "2": 2}[every]
     same(finish(again), whole)
+
+
+def test_sigterm_within_an_epoch_of_averaged_weights(tmp_path: Path) -> None:
+    more = ("train.ema=0.9",)
+    whole = finish(pipeline("sasrec_tiny", tmp_path / "whole", more=more))
+    beside(tmp_path / "whole", tmp_path)
+    with pytest.raises(Terminated):
+        pipeline("sasrec_tiny", tmp_path, Stop(1, 2, terminate), more=more).run("evaluate", lambda *figures: None)
+    same(finish(pipeline("sasrec_tiny", tmp_path, more=more)), whole)
+
+
+def test_a_run_that_is_moved_goes_on_where_it_is(unbroken: tuple[str, Path, Any], tmp_path: Path) -> None:
+    name, output, whole = unbroken
+    (tmp_path / "here").mkdir()
+    with pytest.raises(Terminated):
+        pipeline(name, beside(output, tmp_path / "here"), Stop(2, 2, terminate)).run("train", lambda *figures: None)
+    (tmp_path / "here").rename(tmp_path / "there")
+    same(finish(pipeline(name, tmp_path / "there")), whole)
+    assert not (tmp_path / "here").exists()
+
+
+def test_the_best_validation_is_known_in_another_folder(tmp_path: Path) -> None:
+    here, there = (best_checkpoint(tmp_path / name, "val/ndcg@10", 1) for name in ("here", "there"))
+    path = str(tmp_path / "here/best.ckpt")
+    here.best_model_path = here.kth_best_model_path = path
+    here.best_model_score = here.kth_value = torch.tensor(0.5)
+    here.best_k_models = {path: here.kth_value}
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/best.ckpt").touch()
+    there.load_state_dict(here.state_dict())
+    moved = path.replace("here", "there")
+    assert there.best_model_score == 0.5 and there.best_k_models == {moved: here.kth_value}
+    assert (there.best_model_path, there.kth_best_model_path) == (moved, moved)
+    assert there.state_key.startswith("ModelCheckpoint{"), "what was saved before is found"
+
+
+def test_the_best_weights_that_are_gone_are_missed_before_the_training_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(Terminated):
+        pipeline("sasrec_tiny", tmp_path, Stop(1, 2, terminate)).run("train", lambda *figures: None)
+    again = pipeline("sasrec_tiny", tmp_path)
+    (again.train.folder / "checkpoints/best.ckpt").unlink()
+    with pytest.raises(UserError, match="best.ckpt is missing. Start again with force=train"):
+        again.run("train", lambda *figures: None)
 
 
 @pytest.mark.parametrize("at", [(0, 3), (1, 5)])

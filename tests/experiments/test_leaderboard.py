@@ -17,6 +17,7 @@ from experiments.config import override
 from experiments.leaderboard import Asked, main, plan, retrievers
 from experiments.leaderboard_page import LABEL, LABEL_LENGTH, label_lifts, published
 from experiments.named import named
+from experiments.named._rivals import DATASETS
 from experiments.pipeline import Pipeline
 from experiments.results import read_run
 from lightning_modules.retriever import RetrieverModule
@@ -111,10 +112,19 @@ def test_finished_runs_are_reused_and_others_join(board: Path, capsys: pytest.Ca
 
 
 def test_a_model_that_cannot_be_so_fails_alone(board: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(asked(board, "only=popularity,sasrec", "seeds=1", "model.dropout=0.1")) == 2
+    assert main(asked(board, "only=popularity,sasrec", "seeds=1", "model.dropout=2")) == 2
     said = capsys.readouterr()
-    assert "popularity_tiny failed: unknown key 'model.dropout'" in said.err
-    assert {row["experiment"] for row in read(board)["rows"]} == {"sasrec_tiny"}
+    assert "sasrec_tiny failed: model.dropout=2.0: expected" in said.err
+    assert "popularity_tiny: runs without model.dropout=2, which it does not have" in said.out
+    experiments = {row["experiment"] for row in read(board)["rows"]}
+    assert "popularity_tiny" in experiments and "sasrec_tiny" not in experiments
+
+
+def test_a_model_on_other_data_is_none_of_this_leaderboard() -> None:
+    for data in DATASETS:
+        configs = [named(f"{model}_{data}") for model in retrievers(data)]
+        assert all((config.data, config.split) == (configs[0].data, configs[0].split) for config in configs)
+    assert "glass" in retrievers("kuairec") and "glass" not in retrievers("tiny")
 
 
 @pytest.mark.parametrize(

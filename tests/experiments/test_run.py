@@ -189,6 +189,7 @@ def test_only_what_depends_on_a_change_is_rebuilt(tmp_path: Path, capsys: pytest
         (["tiger_tiny", "stage=cook"], "stage=cook: there is no such stage; expected one of prepare"),
         (["tiger_tiny", "model.depth=2"], "unknown key 'model.depth'"),
         (["tiger_tiny", "seed=one"], "seed=one"),
+        (["tiger_tiny", "stage=embed", "force=train"], "force=train: expected a stage up to stage=embed"),
         (["tiger_tiny", "stage=embed", "embed.encoder=magic"], "magic"),
         (["tiger_tiny", "stage=tokenize", "tokenizer.codebook_sizes=[999]"], "a codebook of 999 codes needs as many"),
     ],

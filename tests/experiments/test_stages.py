@@ -81,6 +81,29 @@ def test_damage_is_named_with_file_and_way_out(tmp_path: Path) -> None:
         made.figures()
 
 
+def test_a_spare_file_may_go(tmp_path: Path) -> None:
+    made = Stage("count", tmp_path / "x", {}, spare="half.txt")
+    run(made, Work())
+    (made.folder / "half.txt").unlink()
+    assert made.figures() == {"answer": 42}
+
+
+def test_a_finished_stage_is_reused_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
+
+    made, work = stage(tmp_path, a=1), Work()
+    run(made, work)
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    assert run(made, work) == {"answer": 42} and work.calls == 1
+    with pytest.raises(UserError, match="could not write .*Permission denied"):
+        run(made, work, force=True)
+    with pytest.raises(UserError, match="could not write .*Permission denied"):
+        run(stage(tmp_path, a=2), work)
+
+
 def test_a_full_disk_leaves_nothing_finished_and_says_so(tmp_path: Path) -> None:
     made = stage(tmp_path)
     full = OSError(errno.ENOSPC, "No space left on device", str(made.folder / "whole.txt"))
@@ -187,5 +210,8 @@ def test_a_raw_file_is_read_again_only_when_it_changed(tmp_path: Path, monkeypat
         assert stages.raw_hash(raw, notes) == first
     raw.write_bytes(b"other")
     assert stages.raw_hash(raw, notes) == stages.file_hash(raw) != first
+    for damaged in ("{half", "[1]", "{\"x\": 3}", json.dumps({str(raw.resolve()): None})):
+        notes.write_text(damaged)
+        assert stages.raw_hash(raw, notes) == stages.file_hash(raw)
     notes.write_text("{half")
     assert stages.raw_hash(raw, notes) == stages.file_hash(raw)

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
 import yaml  # type: ignore[import-untyped]
 
 from experiments import sweep_trial
 from experiments.config import override
 from experiments.named import named
+from experiments.pipeline import Pipeline
 from experiments.sweep import at_work, main, read
 from experiments.sweep_space import FOLDER, Span, read_sweep
 from sid.errors import UserError
@@ -53,7 +55,7 @@ class Faked:
     output: ClassVar[Path]
 
     def __init__(self, config: Any, say: Any, watchers: list[Any]) -> None:
-        assert config.train.devices == "1"
+        assert config.train.one_device()
         self.model, self.train = config.model, self
         self.folder = self.output / f"run-{config.model.width}-{config.model.num_layers}"
         self.figures = {"train": {"parameters": 1, "epochs": 2, "seconds": 1.0, "cpu_seconds": 1.0}}
@@ -118,8 +120,45 @@ def test_a_metric_that_there_is_not_ends_the_sweep(
 ) -> None:
     path = written(tmp_path, metric={"name": "val/ndgc@10", "goal": "maximize"})
     assert main(["sasrec_tiny", str(path), f"output_dir={tmp_path}"]) == 2
-    assert "metric.name=val/ndgc@10: expected one of val/ndcg@10" in capsys.readouterr().out
+    assert "metric.name=val/ndgc@10: expected one of val/ndcg@10" in capsys.readouterr().err
+    assert len(faked.calls) == 1
+
+
+def test_a_trial_is_the_run_that_make_exp_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    def folders() -> set[Path]:
+        trial = sweep_trial.trial_config("sasrec_tiny", ["train.max_epochs=5"], {"model.width": 32})
+        run = override(named("sasrec_tiny"), ["train.max_epochs=5", "model.width=32"])
+        assert trial.train.devices == ("1" if torch.cuda.device_count() > 1 else "auto")
+        return {Pipeline(config).train.folder for config in (trial, run)}
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert len(folders()) == 1
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert len(folders()) == 2
+
+
+def test_values_that_are_right_together_alone_are_taken(faked: type[Faked], tmp_path: Path) -> None:
+    parameters = {"tokenizer": {"value": "rqkmeans"}, "tokenizer.balanced": {"values": [False, True]}}
+    path = written(tmp_path, parameters=parameters)
+    assert main(["causal_tiny", str(path), f"output_dir={tmp_path}"]) == 0
+    assert [one["values"]["tokenizer"] for one in found(tmp_path)] == ["rqkmeans"] * 2
+
+
+def test_half_a_line_of_a_killed_command_is_cut_off_and_a_damaged_log_is_told(
+    faked: type[Faked], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["sasrec_tiny", str(written(tmp_path)), f"output_dir={tmp_path}"]
+    assert main(command) == 0
+    log = read(command).folder / sweep_trial.LOG
+    whole = log.read_bytes()
+    for _ in range(2):
+        log.write_bytes(log.read_bytes() + b'{"op_code": 5, "tri')
+        assert main(command) == 0
+        assert log.read_bytes().startswith(whole) and b'"tri{' not in log.read_bytes()
     assert len(faked.calls) == 4
+    log.write_bytes(b"nothing\n" + whole)
+    assert main(command) == 2
+    assert "trials.log is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["random", "bayes"])

@@ -389,3 +389,15 @@ def test_a_run_of_code_that_computed_otherwise_is_refused(runs: dict[str, Path],
         (old / "train.manifest.json").write_text(json.dumps({**manifest, "inputs": {**manifest["inputs"], **change}}))
         with pytest.raises(UserError, match="of another version .* train again, or use its commit"):
             bundle_of(old)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("config.yaml", "a: [b"), ("config.yaml", ""), ("environment.json", "{}"), ("test.json", "{}")],
+)
+def test_a_damaged_run_is_told(name: str, content: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(runs["sasrec_tiny"], tmp_path / "runs/sasrec_tiny/x")
+    (tmp_path / "artifacts").symlink_to(runs["sasrec_tiny"].parents[2] / "artifacts")
+    (tmp_path / "runs/sasrec_tiny/x" / name).write_text(content)
+    with pytest.raises(UserError, match="is damaged .* Repeat its command"):
+        bundle_of(tmp_path / "runs/sasrec_tiny/x")
