@@ -1,7 +1,9 @@
-"""Which examples share a batch, and how a batch is cut so that little of it is padding.
+"""Which examples share a batch, which items they go without, and how a batch is cut so that little of it is padding.
 
-Legend: E examples, B rows of a batch, G lengths that occur in it.
+Legend: E examples, B rows of a batch, T items of a row, G lengths that occur in a batch.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,6 +35,21 @@ def random_batches(
     """
     num_batches = min(-(-total_cost // batch_size), num_examples)
     return np.array_split(generator.permutation(num_examples), num_batches) if num_batches else []
+
+
+class ItemDropout(NamedTuple):
+    """Hides items of histories, each with the same chance, but never the newest one."""
+
+    share: float
+    seed: int
+    epoch: int
+
+    def kept(self, rows_B: np.ndarray, length_B: np.ndarray) -> np.ndarray:
+        """(B, T) whether an item stays; false behind a history. The same for the same rows, seed and epoch."""
+        generator = np.random.default_rng([self.seed, self.epoch, int(rows_B[0])])
+        index_T, length_B1 = np.arange(length_B.max()), length_B[:, None]
+        stays_BT = generator.random((len(rows_B), len(index_T))) >= self.share
+        return (stays_BT | (index_T == length_B1 - 1)) & (index_T < length_B1)
 
 
 def cut_by_length(rows_B: np.ndarray, length_B: np.ndarray, part_cost: float) -> list[np.ndarray]:

@@ -19,6 +19,9 @@ class SequenceConfig:
     batches: str = field(default="like", metadata=IF_SET)
     """Of prefixes: like (of like length, so that next to nothing is padded) or random, as windows always are; then a
     small TIGER takes 1.1 to 1.3 times as long on a CPU (experiments/LOG.md, 2026-11-30)."""
+    item_dropout: float = field(default=0.0, metadata=IF_SET)
+    """Of prefixes: the share of a history's items that training goes without, others in every epoch; the newest
+    stays."""
     batch_size: int = 256
     """A batch and process: training prefixes, or items of windows. Two take the steps of one with twice as many."""
     eval_batch_size: int = 64
@@ -41,5 +44,6 @@ class SequenceConfig:
         }
         for name, least in smallest.items():
             require(getattr(self, name) >= least, f"sequences.{name}", getattr(self, name), f"at least {least}")
+        require(0 <= self.item_dropout < 1, "sequences.item_dropout", self.item_dropout, "at least 0 and below 1")
         require(self.batches in ("like", "random"), "sequences.batches", self.batches, "like or random")
         require(self.stride <= self.max_items, "sequences.stride", self.stride, f"at most {self.max_items}, max_items")

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from datamodules.batch import SequenceBatch, WindowBatch, token_sequence
-from datamodules.batching import PART_COST, cut_by_length, evaluation_batches, like_batches, random_batches
+from datamodules.batching import (
+    PART_COST,
+    ItemDropout,
+    cut_by_length,
+    evaluation_batches,
+    like_batches,
+    random_batches,
+)
 from datamodules.catalog import Catalog
 from datamodules.configs import SequenceConfig
 from datamodules.split import Examples, Split
@@ -61,16 +68,27 @@ class Collate(NamedTuple):
         start_E = self.offsets_U1[self.examples.user_E]
         return np.minimum(self.examples.end_E - start_E, self.max_items)
 
-    def __call__(self, rows_B: np.ndarray) -> SequenceBatch:
+    def __call__(self, rows_B: np.ndarray, kept_BT: np.ndarray | None = None) -> SequenceBatch:
+        """`kept_BT`: which of the history's items are shown; all of them where it is None."""
         user_B, end_B = self.examples.user_E[rows_B], self.examples.end_E[rows_B]
         oldest_B = self.offsets_U1[user_B]
         start_B = np.maximum(oldest_B, end_B - self.max_items)
         history_BT = self.log.items(start_B, end_B)
+        if kept_BT is not None:
+            history_BT = only(history_BT, torch.from_numpy(kept_BT).to(history_BT.device))
         long_BT = self.log.items(np.maximum(oldest_B, start_B - self.long_items), start_B) if self.long_items else None
         target_B = self.log.item_M[self.log.put(self.examples.target_E[rows_B])].long()
         tokens_BS = self.log.sequence(history_BT, user_B)
         codes_BL, users_B = self.log.codes_NL[target_B], self.log.put(user_B)
         return SequenceBatch(tokens_BS, codes_BL, history_BT, target_B, users_B, long_BT)
+
+
+def only(item_BT: Tensor, kept_BT: Tensor) -> Tensor:
+    """The kept items of every row in their order, -1 behind; `kept_BT` may be wider."""
+    kept_BT = kept_BT[:, : item_BT.shape[1]]
+    most = int(kept_BT.sum(1).max())
+    front_BT = kept_BT.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+    return item_BT.masked_fill(~kept_BT, -1).gather(1, front_BT)
 
 
 class WindowCollate(NamedTuple):
@@ -98,9 +116,16 @@ class InParts(NamedTuple):
     length_E: np.ndarray
     part_cost: float
     """What a part more costs, in places of a sequence; see `cut_by_length`."""
+    item_dropout: ItemDropout | None = None
 
     def __call__(self, rows_B: np.ndarray) -> list[SequenceBatch | WindowBatch]:
-        return [self.collate(part) for part in cut_by_length(rows_B, self.length_E[rows_B], self.part_cost)]
+        length_B = self.length_E[rows_B]
+        if self.item_dropout is None:
+            return [self.collate(part) for part in cut_by_length(rows_B, length_B, self.part_cost)]
+        assert isinstance(self.collate, Collate)
+        kept_BT = self.item_dropout.kept(rows_B, length_B)
+        parts = cut_by_length(np.arange(len(rows_B)), kept_BT.sum(1), self.part_cost)
+        return [self.collate(rows_B[part], kept_BT[part]) for part in parts]
 
 
 class BatchLoader:
@@ -196,7 +221,10 @@ class SequenceDataModule(lightning.LightningDataModule):
         prefix were not measured)."""
         in_parts = self._random and self._device().type == "cpu"
         part_cost = PART_COST["prefixes" if self._windows is None else "windows"] if in_parts else math.inf
-        return InParts(self.train_collate(), self._train_lengths, part_cost)
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        share = self.config.item_dropout
+        dropout = ItemDropout(share, self.seed, epoch) if share else None
+        return InParts(self.train_collate(), self._train_lengths, part_cost, dropout)
 
     @property
     def _random(self) -> bool:

@@ -341,6 +341,9 @@ def check(config: RunConfig) -> None:
     require(ordered, "split.kind", config.split.kind, kinds)
     given = config.model.learns_from == "prefixes" or config.sequences.batches == "like"
     require(given, "sequences.batches", config.sequences.batches, "like: it is about prefixes, and windows are random")
+    whole = config.model.learns_from == "prefixes" or not config.sequences.item_dropout
+    expected = "0: it is about prefixes; models that learn from windows have model.item_dropout, or none"
+    require(whole, "sequences.item_dropout", config.sequences.item_dropout, expected)
     able = [name for name, kind in TOKENIZERS.items() if kind.has_last_level]
     possible = config.tokenizer.has_last_level or not config.tokenizer.reassign
     expected = f"false: of the tokenizers, {', '.join(able)} have distances to the codes of a last level"

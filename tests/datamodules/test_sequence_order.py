@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.amazon import AmazonConfig
+from datamodules.batch import SequenceBatch, token_sequence
 from datamodules.batching import cut_by_length, evaluation_batches, like_batches, random_batches
 from datamodules.sequences import BatchLoader
 from datamodules.synthetic import SyntheticConfig
@@ -117,6 +118,49 @@ def test_a_random_batch_of_prefixes_holds_examples_of_any_length_in_parts_of_lik
         assert len(parts) > 2 and len(like.train_parts()(rows_B)) == 1
         users = sorted(user for part in parts for user in part.user_B.tolist())
         assert users == sorted(data.split.train.user_E[rows_B].tolist())
+
+
+@pytest.mark.parametrize("batches", ["like", "random"])
+def test_item_dropout_hides_a_share_of_the_histories_but_nothing_else(batches: str) -> None:
+    """Nobody sees an item twice here, so that user and target name an example."""
+    whole, data = (synthetic(3000, batches=batches, batch_size=128, item_dropout=share) for share in (0.0, 0.3))
+    kept = hidden = 0
+    for rows_B in data.epoch_batches(0)[:20]:
+        full = whole.train_collate()(rows_B)
+        histories = {example: items for example, items, _ in read(full)}
+        for part in data.train_parts()(rows_B):
+            for (user, target), shown, tokens in read(part):
+                before = histories.pop((user, target))
+                left = iter(before)
+                assert all(item in left for item in shown) and shown[-1] == before[-1], "in their order"
+                row = torch.tensor([shown]), torch.tensor([user]), data._table.codes_NL, data._tokens
+                assert tokens == token_sequence(*row)[0].tolist()
+                kept, hidden = kept + len(shown) - 1, hidden + len(before) - len(shown)
+        assert not histories
+    assert 0.27 < hidden / (kept + hidden) < 0.33
+
+
+def read(batch: SequenceBatch) -> list[tuple[tuple[int, int], list[int], list[int]]]:
+    """User and target, items and tokens of every row, without what is behind."""
+    columns = (batch.user_B, batch.target_B, batch.history_BT, batch.tokens_BS)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return [
+        ((user, target), [i for i in items if i >= 0], [t for t in tokens if t != PAD])
+        for user, target, items, tokens in rows
+    ]
+
+
+def test_other_items_are_hidden_in_every_epoch_and_none_at_evaluation() -> None:
+    def tokens(epoch: int, seed: int = 0, share: float = 0.5) -> list[list[list[int]]]:
+        catalog = SyntheticConfig(num_users=60).build()
+        data = as_rank(data_of(catalog, 200, seed, batch_size=16, item_dropout=share), 0, 1, epoch)
+        parts = data.train_parts()(np.arange(40))
+        assert torch.equal(next(iter(data.val_dataloader())).tokens_BS, next(iter(whole.val_dataloader())).tokens_BS)
+        return [part.tokens_BS.tolist() for part in parts]
+
+    whole = as_rank(data_of(SyntheticConfig(num_users=60).build(), 200, 0, batch_size=16), 0, 1)
+    assert tokens(3) == tokens(3)
+    assert len({str(one) for one in (tokens(3), tokens(4), tokens(3, seed=1), tokens(3, share=0.0))}) == 4
 
 
 @every_kind

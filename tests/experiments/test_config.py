@@ -91,6 +91,7 @@ def test_text_stays_as_it_was_written() -> None:
         ("name=../up", "name='../up': expected"),
         ("split.kind=random", "split.kind=random: expected leave_one_out or time"),
         ("sequences.batches=sorted", "sequences.batches=sorted: expected like or random"),
+        ("sequences.item_dropout=1", "sequences.item_dropout=1.0: expected at least 0 and below 1"),
         ("sequences.stride=21", "sequences.stride=21: expected at most 20, max_items"),
         ("train.ema=1", "train.ema=1.0: expected at least 0 and below 1"),
         ("train.ema=-0.1", "train.ema=-0.1: expected at least 0 and below 1"),
@@ -201,6 +202,8 @@ def test_every_option_that_older_configurations_lack_is_known() -> None:
 def test_windows_are_random_already() -> None:
     with pytest.raises(UserError, match="sequences.batches=random: expected like: .* windows are random"):
         override(named("causal_tiny"), ["sequences.batches=random"])
+    with pytest.raises(UserError, match="sequences.item_dropout=0.1: expected 0: .* have model.item_dropout"):
+        override(named("causal_tiny"), ["sequences.item_dropout=0.1"])
     assert override(named("tiger_tiny"), ["sequences.batches=random"]).sequences.batches == "random"
 
 

@@ -210,7 +210,7 @@ def test_a_raw_file_is_read_again_only_when_it_changed(tmp_path: Path, monkeypat
         assert stages.raw_hash(raw, notes) == first
     raw.write_bytes(b"other")
     assert stages.raw_hash(raw, notes) == stages.file_hash(raw) != first
-    for damaged in ("{half", "[1]", "{\"x\": 3}", json.dumps({str(raw.resolve()): None})):
+    for damaged in ("{half", "[1]", '{"x": 3}', json.dumps({str(raw.resolve()): None})):
         notes.write_text(damaged)
         assert stages.raw_hash(raw, notes) == stages.file_hash(raw)
     notes.write_text("{half")
