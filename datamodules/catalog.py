@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -138,6 +138,9 @@ class Catalog:
 class CatalogConfig:
     """What a data set's config offers. Fields marked `hashed: False` only say where files lie."""
 
+    revision: ClassVar[int] = 0
+    """Raised when other catalogues come of the same files: what was prepared before is not taken for them."""
+
     @property
     def official(self) -> dict[str, float]:
         """Counts that the publishers print, by name of `Catalog.figures` where they mean the same."""
@@ -216,7 +219,7 @@ def build_catalog(events: "daft.DataFrame", items: "daft.DataFrame", min_count: 
         users=user_table(users.to_arrow()["user"].cast(pa.string()).combine_chunks()),
         offsets_U1=np.append(starts_U, len(user_key_M)).astype(np.int64),
         item_M=number_N[item_M],
-        time_M=np.floor(time_M).astype(np.int64),
+        time_M=(np.floor(time_M) if time_M.dtype.kind == "f" else time_M).astype(np.int64),
     )
 
 

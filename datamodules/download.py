@@ -81,7 +81,9 @@ def _stream(url: str, part: Path, label: str) -> int | None:
         return _stream(url, part, label)
     with response:
         resumed = response.status == 206
-        if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+        asked = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        other = _version(response.headers) not in ("", wanted.get("If-Range", _version(response.headers)))
+        if resumed and (other or not asked):
             part.unlink()
             return _stream(url, part, label)
         have = have if resumed else 0
@@ -114,11 +116,14 @@ def _version_file(part: Path) -> Path:
     return part.with_name(part.name + ".version")
 
 
-def _note_version(headers: Message, part: Path) -> None:
-    """Keeps what tells this version of the server's file from others, or that nothing does (RFC 9110, 13.1.5)."""
+def _version(headers: Message) -> str:
+    """What tells this version of the server's file from others (RFC 9110, 13.1.5); "": nothing does."""
     tag = headers.get("ETag", "W/")
-    version = headers.get("Last-Modified", "") if tag.startswith("W/") else tag
-    if version:
+    return headers.get("Last-Modified", "") if tag.startswith("W/") else tag
+
+
+def _note_version(headers: Message, part: Path) -> None:
+    if version := _version(headers):
         _version_file(part).write_text(version)
     else:
         _version_file(part).unlink(missing_ok=True)

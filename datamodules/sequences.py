@@ -216,10 +216,10 @@ class SequenceDataModule(lightning.LightningDataModule):
         return WindowCollate(self._log(), self._windows)
 
     def train_parts(self) -> InParts:
-        """What makes training batches. Prefixes of like length come in one part, in which little is padded; and so does
-        everything on an accelerator, where a part costs launches, and a window's places next to nothing (those of a
-        prefix were not measured)."""
-        in_parts = self._random and self._device().type == "cpu"
+        """What makes training batches. Prefixes of like length come in one part, in which little is padded, unless
+        items of them are hidden; and so does everything on an accelerator, where a part costs launches, and a window's
+        places next to nothing (those of a prefix were not measured)."""
+        in_parts = (self._random or self.config.item_dropout) and self._device().type == "cpu"
         part_cost = PART_COST["prefixes" if self._windows is None else "windows"] if in_parts else math.inf
         epoch = self.trainer.current_epoch if self.trainer else 0
         share = self.config.item_dropout

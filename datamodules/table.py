@@ -13,7 +13,7 @@ brand, price, category and text, are settings:
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from datamodules.catalog import TOO_LATE, Catalog, CatalogConfig, build_catalog, engine, path_of
 from datamodules.table_files import collect, read
@@ -41,6 +41,8 @@ class TableConfig(CatalogConfig):
         rating_column: if named, only events with at least `min_rating` there count.
         min_count: fewest interactions of each user and each item (k-core); 1 keeps everything.
     """
+
+    revision: ClassVar[int] = 1
 
     interactions: str = field(metadata={"hashed": False})
     items: str = field(metadata={"hashed": False})
@@ -136,7 +138,9 @@ class TableConfig(CatalogConfig):
         for name in columns.keys() - {"item"}:
             dtype = frame.schema()[name].dtype
             plain = dtype.is_string() or dtype.is_numeric() or dtype.is_decimal128() or dtype.is_null()
-            if not (plain or (name == "categories" and dtype.is_list())):
+            worded = dtype.is_boolean() or dtype.is_date() or dtype.is_timestamp() or dtype.is_time()
+            fits = {"price": plain, "categories": plain or worded or dtype.is_list()}
+            if not fits.get(name, plain or worded):
                 expected = {"price": "numbers", "categories": "text or lists of strings"}.get(name, "text")
                 raise UserError(f"{path}, column {columns[name]!r}: values are {dtype}; expected {expected}.")
         if self.price_column:

@@ -17,6 +17,7 @@ Preparation is that of GLASS (arXiv 2602.05663), without what its released code 
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -45,6 +46,8 @@ class TaobaoMMConfig(CatalogConfig):
         data_dir: the files lie in, or are downloaded to (51 GB), `<data_dir>/taobao_mm`; empty: the environment's
             DATA_DIR, else `data`.
     """
+
+    revision: ClassVar[int] = 1
 
     targets: str = "clicks"
     min_train_clicks: int = 5

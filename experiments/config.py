@@ -234,13 +234,13 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
         if not sign:
             raise UserError(f"{assignment!r} is not an override; write key=value, for instance seed=2")
         if key in PATHS:
-            value = os.path.expanduser(_unquoted(value))
+            value = os.path.expanduser(_text(value))
         if key not in (known := _keys(tree)):
             near = difflib.get_close_matches(key, known, n=3) or sorted(k for k in known if "." not in k)
             raise UserError(f"unknown key {key!r}; did you mean {', '.join(near)}?")
         try:
-            if value and isinstance(OmegaConf.select(tree, key), str):
-                OmegaConf.update(tree, key, _unquoted(value))  # as text, where YAML makes 20261130 of 2026_11_30
+            if isinstance(OmegaConf.select(tree, key), str) and value.strip() not in ("", "null", "~"):
+                OmegaConf.update(tree, key, _text(value))
             else:
                 tree.merge_with_dotlist([assignment])
             OmegaConf.to_object(tree)
@@ -258,9 +258,11 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
     return result
 
 
-def _unquoted(text: str) -> str:
-    """Without the quotes around all of it."""
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+def _text(value: str) -> str:
+    """As YAML has it where it is quoted, else as it was written; YAML itself makes 20261130 of 2026_11_30."""
+    value = value.strip()
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return str(yaml.safe_load(value)) if quoted else value
 
 
 def _protocol(config: RunConfig) -> tuple[Any, ...]:

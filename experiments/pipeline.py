@@ -75,7 +75,10 @@ class Pipeline:
     @cached_property
     def prepare(self) -> Stage:
         data = {"kind": type(self.config.data).__name__, **hashed(self.config.data)}
-        return self._artifact("prepare", {"data": data, "raw": list(self.raw_files.values())})
+        inputs: dict[str, Any] = {"data": data, "raw": list(self.raw_files.values())}
+        if revision := self.config.data.revision:
+            inputs["revision"] = revision
+        return self._artifact("prepare", inputs)
 
     @cached_property
     def embed(self) -> Stage:
@@ -127,7 +130,7 @@ class Pipeline:
             inputs["evaluation"] = asked
             folder = self.output / "artifacts" / "evaluate" / fingerprint(inputs)
             return Stage("evaluate", folder, inputs, collective=True)
-        return Stage("evaluate", self.train.folder, inputs, True, owns_folder=False, collective=True)
+        return Stage("evaluate", self.train.folder, inputs, True, owns_folder=False, collective=True, spare=LAST)
 
     def run(self, last: str, show: Callable[[str, dict[str, Any], Path], None]) -> None:
         """Runs or reuses every stage up to `last`, and shows what each one reports.
@@ -329,7 +332,7 @@ class Pipeline:
         """Commit, versions, machine, seed, hashes of raw files and parents; each resumption is added to the first."""
         stages = {name: getattr(self, name).hash for name in self.stages}
         noted = {**provenance(self.command), "seed": self.config.seed, "stages": stages, "raw_files": self.raw_files}
-        with suppress(OSError, ValueError):  # the first time, or what was there is damaged
+        with suppress(OSError, ValueError, TypeError):  # the first time, or what was there is damaged
             first = json.loads(path.read_text())
             noted = {**first, "resumed": [*first.get("resumed", []), provenance(self.command)]}
         write_atomically(path, json.dumps(noted, indent=1) + "\n")

@@ -14,7 +14,7 @@ import models.configs
 from experiments.config import unless_set
 from experiments.page import read_columns, read_json, read_text
 from experiments.stages import VERSIONS
-from sid.errors import UserError
+from sid.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -189,7 +189,7 @@ def load_weights(run: Path) -> dict[str, "Tensor"]:
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     except (OSError, RuntimeError, EOFError, KeyError, UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{path} cannot be read ({reason}); train again with force=train") from error
     return {name.removeprefix("model."): weight for name, weight in weights.items() if name.startswith("model.")}
 

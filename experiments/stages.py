@@ -70,13 +70,12 @@ def raw_hash(path: Path, notes: Path) -> str:
     """SHA-256 of a raw file, which may be large: it is read only where its size or time of change is not as noted."""
     stat = path.stat()
     key, now = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
-    try:
-        known = json.loads(notes.read_text())
-        size, changed, noted = known[key]
+    known: dict[str, Any] = {}
+    with suppress(OSError, ValueError, TypeError):
+        known = dict(json.loads(notes.read_text()))
+        size, changed, noted = known.get(key, [0, 0, ""])
         if [size, changed] == now:
             return str(noted)
-    except (OSError, ValueError, KeyError, TypeError):
-        known = {}
     found = file_hash(path)
     with suppress(OSError):  # a note saves time; what cannot be written is told by the stage
         notes.parent.mkdir(parents=True, exist_ok=True)

@@ -70,7 +70,12 @@ def read(arguments: Sequence[str]) -> Asked:
         require(value.isascii() and value.isdecimal(), key, value, "a whole number")
     require(int(own["jobs"]) >= 1, "jobs", own["jobs"], "at least 1")
     first = {key: values[0] for key, values in sweep.choices.items()} | {key: s.low for key, s in sweep.spans.items()}
-    config = override(named(name), [*overrides, *(f"{key}={value}" for key, value in first.items())])
+    config = override(named(name), overrides)
+    try:  # all together; some go with one another alone
+        override(named(name), [*overrides, *(f"{key}={value}" for key, value in first.items())])
+    except UserError:
+        for key, value in first.items():
+            override(config, [f"{key}={value}"])
     alone = config.train.devices in ("auto", "1") and config.train.num_nodes == 1
     require(alone, "train.devices", config.train.devices, "1: a trial is one process; jobs= runs several trials")
     honest = not config.split.learn_validation

@@ -25,7 +25,7 @@ WIDTH = 6.4
 NOTE = (
     "{metric}: the best validation of the trial; of one given up (hyperband) the last it reached. Validation users "
     "alone: the test is not read. The best of many trials looks better than it is: run it again with other seeds, and "
-    "test it once with make exp."
+    "test it once with make exp, with its values and train.devices=1."
 )
 
 Trial = dict[str, Any]

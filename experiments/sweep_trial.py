@@ -158,9 +158,9 @@ def claimed(study: optuna.Study, sweep: Sweep, folder: Path, before: set[int]) -
 
 
 def trial_config(name: str, overrides: Sequence[str], values: dict[str, Any]) -> RunConfig:
-    """A trial is one process on one device: an ordinary run, where that has one. Raises UserError."""
-    config = override(named(name), [*overrides, *(f"{key}={value}" for key, value in values.items())])
-    return config if config.train.one_device() else override(config, ["train.devices=1", "train.num_nodes=1"])
+    """A trial is one process on one device. Raises UserError."""
+    assignments = [f"{key}={value}" for key, value in values.items()]
+    return override(named(name), [*overrides, *assignments, "train.devices=1", "train.num_nodes=1"])
 
 
 def attempt(trial: optuna.Trial, sweep: Sweep, name: str, overrides: Sequence[str]) -> float:

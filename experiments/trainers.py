@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from experiments.config import RunConfig, TrainConfig
 from experiments.progress import progress_bar
 from experiments.stages import LAST, finish_wandb, process_rank
-from sid.errors import UserError
+from sid.errors import UserError, first_line
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
 """Linux: writing 5 starts the count of the process's largest memory anew."""
@@ -123,7 +123,7 @@ def resume_from(folder: Path, stage: str) -> str | None:
     try:
         torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
-        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}). Start again with force={stage}.") from error
+        raise UserError(f"{path} is damaged ({first_line(error)}). Start again with force={stage}.") from error
     return str(path)
 
 

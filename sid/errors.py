@@ -16,3 +16,8 @@ def require(ok: bool, key: str, value: object, expected: str) -> None:
 
 class Terminated(KeyboardInterrupt):
     """The process was asked to end by SIGTERM, as schedulers do. What was reached is saved."""
+
+
+def first_line(error: Exception) -> str:
+    """What an error says at first; its kind, where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

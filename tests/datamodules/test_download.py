@@ -17,7 +17,7 @@ CONTENT = bytes(range(256)) * 40
 class Handler(BaseHTTPRequestHandler):
     """/whole serves CONTENT with ranges, /cut stops half-way on the first request, /plain knows no ranges,
     /confused names another range than it sends, /slow pauses half-way, /short ends a range early and unannounced.
-    Whoever asks for a range of another version than this one gets all of it."""
+    But for /heedless, whoever asks for a range of another version than this one gets all of it."""
 
     version = '"one"'
     asked: list[tuple[str, str | None]] = []
@@ -28,7 +28,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/missing":
             return self.send_error(404)
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.path != "/plain" else 0
-        if self.headers.get("If-Range", self.version) != self.version:
+        if self.path != "/heedless" and self.headers.get("If-Range", self.version) != self.version:
             start = 0
         if start >= len(CONTENT):
             self.send_response(416)
@@ -89,6 +89,12 @@ def test_a_file_that_has_changed_since_starts_over(server: str, tmp_path: Path, 
     monkeypatch.setattr(Handler, "version", '"two"')
     assert fetch(f"{server}/cut", tmp_path / "file", "file").read_bytes() == CONTENT
     assert {path.name for path in tmp_path.iterdir()} <= {"file", ".file.lock"}
+
+
+def test_a_server_that_goes_on_with_another_version_starts_over(server: str, tmp_path: Path):
+    (tmp_path / "file.part").write_bytes(b"a" * 5120)
+    (tmp_path / "file.part.version").write_text('"other"')
+    assert fetch(f"{server}/heedless", tmp_path / "file", "file").read_bytes() == CONTENT
 
 
 def test_a_range_that_ends_early_is_not_taken_for_the_rest(server: str, tmp_path: Path):

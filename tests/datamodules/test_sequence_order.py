@@ -137,6 +137,7 @@ def test_item_dropout_hides_a_share_of_the_histories_but_nothing_else(batches: s
                 assert tokens == token_sequence(*row)[0].tolist()
                 kept, hidden = kept + len(shown) - 1, hidden + len(before) - len(shown)
         assert not histories
+        assert padding_share(BatchLoader([rows_B], data.train_parts())) < 0.12, "cut anew by what is left"
     assert 0.27 < hidden / (kept + hidden) < 0.33
 
 

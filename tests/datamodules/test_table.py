@@ -154,6 +154,15 @@ def test_settings_that_nothing_obeys_are_refused(tmp_path: Path, settings: dict[
         config(tmp_path, **settings).build()
 
 
+def test_truth_and_dates_are_words_like_others(tmp_path: Path):
+    good = config(tmp_path, "user,item,time\na,7,1\n")
+    table = {"item": [7], "title": pa.array([NOON.date()]), "digital": [True]}
+    pq.write_table(pa.table(table), tmp_path / "items.parquet")
+    items = str(tmp_path / "items.parquet")
+    (found,) = TableConfig(good.interactions, items, category_column="digital", min_count=1).build().items.to_pylist()
+    assert (found["category"], found["title"][:4]) == ("true", "2014")
+
+
 @pytest.mark.parametrize(
     ("column", "values", "message"),
     [

@@ -45,9 +45,12 @@ def test_text_stays_as_it_was_written() -> None:
     for text in ("2026_11_30", "1e3", "no", "007", "/tmp/x #1", "a: b", "[x"):
         assert override(base(), [f"output_dir={text}"]).output_dir == text
         assert override(base(), [f"output_dir='{text}'"]).output_dir == text
-    assert override(base(), ["train.devices=2"]).train.devices == "2"
-    with pytest.raises(UserError, match="output_dir=: "):
-        override(base(), ["output_dir="])
+    assert override(base(), ["train.devices= 2"]).train.devices == "2"
+    assert override(base(), [r'output_dir="a\tb"']).output_dir == "a\tb", "quoted, it is YAML"
+    assert override(base(), ["output_dir='it''s'"]).output_dir == "it's"
+    for nothing in ("", "null"):
+        with pytest.raises(UserError, match=f"output_dir={nothing}: "):
+            override(base(), [f"output_dir={nothing}"])
 
 
 @pytest.mark.parametrize(

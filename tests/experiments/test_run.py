@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -317,6 +318,16 @@ def test_a_diverged_training_is_an_error_and_not_a_result(tmp_path: Path, capsys
     assert main(command(tmp_path, "optimizer.learning_rate=1e30", "optimizer.warmup_steps=0")) == 2
     assert "lower the learning_rate" in capsys.readouterr().err
     assert not list(tmp_path.glob("**/train.manifest.json"))
+
+
+def test_a_finished_run_needs_its_last_checkpoint_no_more(
+    unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(unbroken, tmp_path / "out")
+    (folder(tmp_path / "out") / "checkpoints/last.ckpt").unlink()
+    run(command(tmp_path / "out"))
+    said = capsys.readouterr().out
+    assert "train: reused" in said and "evaluate: reused" in said
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

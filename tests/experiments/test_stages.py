@@ -208,6 +208,11 @@ def test_a_raw_file_is_read_again_only_when_it_changed(tmp_path: Path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(stages, "file_hash", lambda path: pytest.fail(f"{path} was read again"))
         assert stages.raw_hash(raw, notes) == first
+    (second := tmp_path / "second.gz").write_bytes(b"two")
+    stages.raw_hash(second, notes)
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "file_hash", lambda path: pytest.fail(f"{path} was read again"))
+        assert stages.raw_hash(raw, notes) == first, "what is noted of one file stays beside another's"
     raw.write_bytes(b"other")
     assert stages.raw_hash(raw, notes) == stages.file_hash(raw) != first
     for damaged in ("{half", "[1]", '{"x": 3}', json.dumps({str(raw.resolve()): None})):

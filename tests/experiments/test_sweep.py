@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-import torch
 import yaml  # type: ignore[import-untyped]
 
 from experiments import sweep_trial
@@ -55,7 +54,7 @@ class Faked:
     output: ClassVar[Path]
 
     def __init__(self, config: Any, say: Any, watchers: list[Any]) -> None:
-        assert config.train.one_device()
+        assert config.train.devices == "1"
         self.model, self.train = config.model, self
         self.folder = self.output / f"run-{config.model.width}-{config.model.num_layers}"
         self.figures = {"train": {"parameters": 1, "epochs": 2, "seconds": 1.0, "cpu_seconds": 1.0}}
@@ -124,17 +123,16 @@ def test_a_metric_that_there_is_not_ends_the_sweep(
     assert len(faked.calls) == 1
 
 
-def test_a_trial_is_the_run_that_make_exp_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    def folders() -> set[Path]:
-        trial = sweep_trial.trial_config("sasrec_tiny", ["train.max_epochs=5"], {"model.width": 32})
-        run = override(named("sasrec_tiny"), ["train.max_epochs=5", "model.width=32"])
-        assert trial.train.devices == ("1" if torch.cuda.device_count() > 1 else "auto")
-        return {Pipeline(config).train.folder for config in (trial, run)}
+def test_a_trial_is_the_run_that_make_exp_has_on_one_device() -> None:
+    trial = sweep_trial.trial_config("sasrec_tiny", ["train.max_epochs=5"], {"model.width": 32})
+    run = override(named("sasrec_tiny"), ["train.max_epochs=5", "model.width=32", "train.devices=1"])
+    assert Pipeline(trial).train.folder == Pipeline(run).train.folder
 
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert len(folders()) == 1
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert len(folders()) == 2
+
+def test_first_values_that_do_not_go_together_fail_as_a_trial_alone(faked: type[Faked], tmp_path: Path) -> None:
+    parameters = {"sequences.stride": {"values": [20, 10]}, "sequences.max_items": {"values": [10, 20]}}
+    assert main(["causal_tiny", str(written(tmp_path, parameters=parameters)), f"output_dir={tmp_path}"]) == 2
+    assert sorted(one["state"] for one in found(tmp_path)) == ["done"] * 3 + ["failed"]
 
 
 def test_values_that_are_right_together_alone_are_taken(faked: type[Faked], tmp_path: Path) -> None:
