@@ -316,7 +316,7 @@ def choose_tokenizer(old: TokenizerConfig, assignment: str) -> TokenizerConfig:
         return old
     kind = TOKENIZERS[name]
     new = kind(seed=old.seed, sample=old.sample, reassign=old.reassign and kind.has_last_level)
-    if new.codebook_sizes == list(SIZES) and old.codebook_sizes != type(old)().codebook_sizes:
+    if new.codebook_sizes == type(old)().codebook_sizes == list(SIZES):
         new.codebook_sizes = list(old.codebook_sizes)
     return new
 

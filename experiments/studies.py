@@ -56,12 +56,13 @@ GLASS: dict[str, Overrides] = {
     "first code given (oracle)": ["evaluation.oracle_first_code=true"],
 }
 
+RQVAE = ["tokenizer=rqvae"]
 TOKENIZERS: dict[str, Overrides] = {
-    "RQ-VAE": [],
-    "EMA codebooks": ["tokenizer.codebook_ema=0.99"],
-    "rotation trick": ["tokenizer.gradient=rotation"],
-    "last level reassigned": ["tokenizer.reassign=true"],
-    "dead codes left": ["tokenizer.revive=false"],
+    "RQ-VAE": RQVAE,
+    "EMA codebooks": [*RQVAE, "tokenizer.codebook_ema=0.99"],
+    "rotation trick": [*RQVAE, "tokenizer.gradient=rotation"],
+    "last level reassigned": [*RQVAE, "tokenizer.reassign=true"],
+    "dead codes left": [*RQVAE, "tokenizer.revive=false"],
     "RQ-k-means": ["tokenizer=rqkmeans"],
     "RQ-k-means balanced": ["tokenizer=rqkmeans", "tokenizer.balanced=true"],
     "tree": ["tokenizer=tree"],
@@ -72,15 +73,15 @@ TOKENIZERS: dict[str, Overrides] = {
     "LETTER with alpha 1": ["tokenizer=letter", "tokenizer.alpha=1"],
     "LSH": ["tokenizer=lsh"],
     "random": ["tokenizer=random"],
-    "whitened to 128": ["embed.whiten=128"],
-    "TF-IDF vectors": ["embed.encoder=tfidf"],
+    "whitened to 128": [*RQVAE, "embed.whiten=128"],
+    "TF-IDF vectors": [*RQVAE, "embed.encoder=tfidf"],
     "combined catalogue": {
-        "causal_beauty": ["combined_with=[causal_sports]"],
-        "causal_sports": ["combined_with=[causal_beauty]"],
+        "causal_beauty": [*RQVAE, "combined_with=[causal_sports]"],
+        "causal_sports": [*RQVAE, "combined_with=[causal_beauty]"],
     },
     "combined catalogue of three": {
-        "causal_beauty": ["combined_with=[causal_sports,causal_toys]"],
-        "causal_sports": ["combined_with=[causal_beauty,causal_toys]"],
+        "causal_beauty": [*RQVAE, "combined_with=[causal_sports,causal_toys]"],
+        "causal_sports": [*RQVAE, "combined_with=[causal_beauty,causal_toys]"],
     },
 }
 
@@ -99,7 +100,7 @@ STUDIES = {
     "codebooks": Study(
         "Depth and size of the codebooks",
         ["causal_beauty"],
-        {f"{depth}x{size}": [sizes(depth, size)] for depth, size in GRID},
+        {f"{depth}x{size}": ["tokenizer=rqvae", sizes(depth, size)] for depth, size in GRID},
         base="3x256",
         tokenizer_seeds=True,
     ),

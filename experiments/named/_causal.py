@@ -5,15 +5,17 @@ from dataclasses import replace
 from datamodules.catalog import CatalogConfig
 from datamodules.configs import SequenceConfig
 from experiments.config import RunConfig, TrainConfig
-from lightning_modules.configs import OptimizerConfig
+from lightning_modules.configs import OptimizerConfig, RQVAEConfig
 from models.configs import CausalConfig, SidlightConfig
+from sid.configs import ProductConfig
 
 
 def causal(name: str, data: CatalogConfig, published: dict[str, dict[str, float]]) -> RunConfig:
-    """The recipe that was chosen on Beauty's validation users (experiments/LOG.md)."""
+    """The recipe that was chosen on Beauty's validation users, on semantic IDs by OPQ (experiments/LOG.md)."""
     return RunConfig(
         name,
         data=data,
+        tokenizer=ProductConfig([256] * 4),
         sequences=SequenceConfig(batch_size=1000, eval_users=5000),
         model=CausalConfig(),
         optimizer=OptimizerConfig(learning_rate=2e-3, weight_decay=0.1, warmup_steps=100, schedule="cosine"),
@@ -27,6 +29,7 @@ def sidlight(name: str, data: CatalogConfig, published: dict[str, dict[str, floa
     base = causal(name, data, published)
     return replace(
         base,
+        tokenizer=RQVAEConfig(),
         model=SidlightConfig(dropout=0.4, repeats=True),
         optimizer=replace(base.optimizer, learning_rate=3e-3),
         train=replace(base.train, max_epochs=12),
