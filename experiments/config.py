@@ -233,14 +233,13 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
         key, sign, value = assignment.partition("=")
         if not sign:
             raise UserError(f"{assignment!r} is not an override; write key=value, for instance seed=2")
-        if key in PATHS:
-            value = os.path.expanduser(_text(value))
         if key not in (known := _keys(tree)):
             near = difflib.get_close_matches(key, known, n=3) or sorted(k for k in known if "." not in k)
             raise UserError(f"unknown key {key!r}; did you mean {', '.join(near)}?")
         try:
-            if isinstance(OmegaConf.select(tree, key), str) and value.strip() not in ("", "null", "~"):
-                OmegaConf.update(tree, key, _text(value))
+            if isinstance(OmegaConf.select(tree, key), str) and value.strip() not in ("", "null"):
+                text = _text(value)
+                OmegaConf.update(tree, key, os.path.expanduser(text) if key in PATHS else text)
             else:
                 tree.merge_with_dotlist([assignment])
             OmegaConf.to_object(tree)

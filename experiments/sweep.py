@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -25,12 +25,16 @@ from experiments.stages import fingerprint
 from experiments.sweep_space import FOLDER, Sweep, find_sweep, read_sweep
 from sid.errors import UserError, require
 
+if TYPE_CHECKING:
+    from experiments.config import RunConfig
+
 USAGE = """usage: make sweep NAME=<experiment> SWEEP=<sweep> [JOBS=2] [ARGS="key=value ..."]
        python -m experiments.sweep <experiment> <sweep> [jobs=2] [key=value ...]
 
 Runs the trials of a sweep, a file in wandb's format (experiments/sweeps/, or a path), with Optuna; jobs= so many side
 by side. The same command goes on with a killed sweep. Keys hold for every trial.
 """
+GUARDED = ("train.devices", "train.num_nodes", "split.learn_validation")
 LOOK_S = 5.0
 """Between two looks at what the jobs have done."""
 
@@ -70,20 +74,27 @@ def read(arguments: Sequence[str]) -> Asked:
         require(value.isascii() and value.isdecimal(), key, value, "a whole number")
     require(int(own["jobs"]) >= 1, "jobs", own["jobs"], "at least 1")
     first = {key: values[0] for key, values in sweep.choices.items()} | {key: s.low for key, s in sweep.spans.items()}
-    config = override(named(name), overrides)
     try:  # all together; some go with one another alone
-        override(named(name), [*overrides, *(f"{key}={value}" for key, value in first.items())])
+        config = override(named(name), [*overrides, *(f"{key}={value}" for key, value in first.items())])
     except UserError:
+        config = override(named(name), overrides)
         for key, value in first.items():
             override(config, [f"{key}={value}"])
-    alone = config.train.devices in ("auto", "1") and config.train.num_nodes == 1
-    require(alone, "train.devices", config.train.devices, "1: a trial is one process; jobs= runs several trials")
-    honest = not config.split.learn_validation
-    require(honest, "split.learn_validation", "true", "false: a sweep chooses by validation, which would be learnt")
+    guarded = [(key, value) for key in GUARDED for value in sweep.values(key)]
+    for one in (config, *(override(config, [f"{key}={value}"]) for key, value in guarded)):
+        require_honest(one)
     told = [word for word in overrides if not word.startswith(("output_dir=", "logger="))]
     folder = f"{name}-{path.stem}-{fingerprint([path.read_text(), told])}"
     numbers = (int(own["jobs"]), int(own["worker"]))
     return Asked(name, path, sweep, *numbers, overrides, Path(config.output_dir) / "sweeps" / folder)
+
+
+def require_honest(config: "RunConfig") -> None:
+    """Raises UserError for a trial that is several processes, or learns what it is chosen by."""
+    alone = config.train.devices in ("auto", "1") and config.train.num_nodes == 1
+    require(alone, "train.devices", config.train.devices, "1: a trial is one process; jobs= runs several trials")
+    honest = not config.split.learn_validation
+    require(honest, "split.learn_validation", "true", "false: a sweep chooses by validation, which would be learnt")
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -55,6 +55,12 @@ class Sweep:
         """The keys that vary."""
         return [key for key, values in self.choices.items() if len(values) > 1] + list(self.spans)
 
+    def values(self, key: str) -> list[Any]:
+        """Those of a key, or the ends of its span; none, if it has neither."""
+        if key in self.spans:
+            return [self.spans[key].low, self.spans[key].high]
+        return self.choices.get(key, [])
+
 
 def find_sweep(name: str) -> Path:
     """The file of a sweep by its name, or a path. Raises UserError where there is none."""

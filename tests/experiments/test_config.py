@@ -48,6 +48,9 @@ def test_text_stays_as_it_was_written() -> None:
     assert override(base(), ["train.devices= 2"]).train.devices == "2"
     assert override(base(), [r'output_dir="a\tb"']).output_dir == "a\tb", "quoted, it is YAML"
     assert override(base(), ["output_dir='it''s'"]).output_dir == "it's"
+    with pytest.raises(UserError, match="the value cannot be read .* write it as YAML"):
+        override(base(), ["output_dir='it's'"])
+    assert override(base(), ["output_dir=\"'x'\""]).output_dir == "'x'"
     for nothing in ("", "null"):
         with pytest.raises(UserError, match=f"output_dir={nothing}: "):
             override(base(), [f"output_dir={nothing}"])

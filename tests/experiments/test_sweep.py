@@ -142,6 +142,26 @@ def test_values_that_are_right_together_alone_are_taken(faked: type[Faked], tmp_
     assert [one["values"]["tokenizer"] for one in found(tmp_path)] == ["rqkmeans"] * 2
 
 
+@pytest.mark.parametrize(
+    ("key", "values", "message"),
+    [
+        ("split.learn_validation", [False, True], "split.learn_validation=true: expected false: a sweep chooses by"),
+        ("train.devices", [1, 2], "train.devices=2: expected 1: a trial is one process"),
+    ],
+)
+def test_no_trial_may_be_several_processes_or_learn_its_validation(
+    key: str, values: list[Any], message: str, faked: type[Faked], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, parameters={key: {"values": values}})
+    assert main(["causal_tiny", str(path), f"output_dir={tmp_path}"]) == 2
+    assert message in capsys.readouterr().err and not faked.calls
+
+
+def test_a_key_may_fit_the_values_of_the_sweep_alone(faked: type[Faked], tmp_path: Path) -> None:
+    path = written(tmp_path, parameters={"train.max_epochs": {"values": [40, 80]}})
+    assert main(["causal_tiny", str(path), "train.validate_every=30", f"output_dir={tmp_path}"]) == 0
+
+
 def test_half_a_line_of_a_killed_command_is_cut_off_and_a_damaged_log_is_told(
     faked: type[Faked], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
