@@ -100,7 +100,7 @@ STUDIES = {
     "codebooks": Study(
         "Depth and size of the codebooks",
         ["causal_beauty"],
-        {f"{depth}x{size}": ["tokenizer=rqvae", sizes(depth, size)] for depth, size in GRID},
+        {f"{depth}x{size}": [*RQVAE, sizes(depth, size)] for depth, size in GRID},
         base="3x256",
         tokenizer_seeds=True,
     ),
