@@ -20,21 +20,22 @@ SHARE, RANK = 0.1, 10
 class UnseenItems(Metric):
     """Recall of lists in which at most a share of the top K are new items, over K and over the share.
 
-    An answer stands for its own item and, right behind it, for every new item that has the same codes but for the last
-    level, which only tells items of equal codes apart: nothing was learnt about it. Where a prefix comes again, its new
-    items stay where they were first. Surplus new items are passed over.
+    An answer stands for its own item and, right behind it, for every new item that has the same codes but for the
+    collision digit: nothing was learnt about it. Where a prefix comes again, its new items stay where they were first.
+    Surplus new items are passed over.
     """
 
     full_state_update = False
     hits_2SR: Tensor
     targets_2: Tensor
 
-    def __init__(self, codes_NL: Tensor | None, new_N: Tensor, recall_at: Sequence[int]) -> None:
-        """`codes_NL`: None for a model without codes, whose answers stand for themselves; `new_N`: (N,) bool."""
+    def __init__(self, contents_NL: Tensor | None, new_N: Tensor, recall_at: Sequence[int]) -> None:
+        """`contents_NL`: codes without the digit, or None for a model without codes, whose answers stand for
+        themselves; `new_N`: (N,) bool."""
         super().__init__()
         prefix_N = torch.arange(len(new_N))
-        if codes_NL is not None:
-            prefix_N = torch.unique(codes_NL[:, :-1], dim=0, return_inverse=True)[1]
+        if contents_NL is not None:
+            prefix_N = torch.unique(contents_NL, dim=0, return_inverse=True)[1]
         self.register_buffer("new_N", new_N, persistent=False)
         self.register_buffer("prefix_N", prefix_N, persistent=False)
         self.register_buffer("new_PG", new_items(prefix_N, new_N), persistent=False)

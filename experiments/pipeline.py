@@ -93,6 +93,8 @@ class Pipeline:
         config = self.config.tokenizer
         inputs = {"kind": type(config).__name__, "tokenizer": hashed(config)}
         inputs["embed"] = [self.embed.hash, *(other.embed.hash for other in self.companions)]
+        if config.reassign:
+            inputs["revision"] = 1  # since then without a digit that is 0 for all
         if config.reads_events or self.config.split.cold_share:
             inputs["split"] = hashed(self.config.split)
         return self._artifact("tokenize", inputs, resumes=True)
@@ -284,8 +286,9 @@ class Pipeline:
             ),
             tuple(config.codebook_sizes),
             last_N=torch.from_numpy(new_N),
+            always=not config.reassign,
         )
-        table = SIDTable(whole.codes_NL[own], whole.codebook_sizes, self.prepare.hash)
+        table = replace(whole, codes_NL=whole.codes_NL[own], catalog=self.prepare.hash)
         table.save(folder)
         export(table, self.catalog, folder / "sids.tsv")
         return figures(table, vectors_ND[own], self.catalog.items)

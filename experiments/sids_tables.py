@@ -62,7 +62,7 @@ def levels(tables: Sequence[Diagnosed]) -> Grid:
     rows = []
     for level in range(max(one.table.num_levels for one in tables)):
         for one in (one for one in tables if level < one.table.num_levels):
-            name = "digit" if level == one.table.num_levels - 1 else f"{level + 1}"
+            name = "digit" if level == one.table.num_contents else f"{level + 1}"
             rows.append([name, *_label(one, tables), *_level_cells(one, level)])
     facts = " ".join(fact for one in tables for fact in _collisions(one, tables))
     notes = [note for note in (facts, LEVELS_NOTE) if note]
@@ -106,7 +106,10 @@ def _collisions(one: Diagnosed, tables: Sequence[Diagnosed]) -> list[str]:
     if "collision_rate" not in one.figures:
         return []
     of = f"{one.label}: collision rate" if len(tables) > 1 else "Collision rate"
-    words = f"{of} {share(one.figures['collision_rate'])} before the extra digit"
+    words = f"{of} {share(one.figures['collision_rate'])}"
+    if not one.table.digit:
+        return [f"{words}, and no extra digit."]
+    words += " before the extra digit"
     if "collision_rate_resolved" in one.figures:
         words += f", {share(one.figures['collision_rate_resolved'])} after"
     if "largest_group" in one.figures:
@@ -130,7 +133,7 @@ def known(tables: Sequence[Diagnosed]) -> list[Grid]:
             for place, (_, labels) in enumerate(depths)
             for level in range(MOST_CODES)
             for one in group
-            if level < one.table.num_levels - 1
+            if level < one.table.num_contents
         ]
         of = "" if len(group) == len(tables) else group[0].label
         title = figures.titled("What the first codes know of the categories", of)
@@ -172,7 +175,7 @@ def mosaics(tables: Sequence[Diagnosed]) -> list[Panel]:
     for one in tables:
         category_N, finer_N = item_categories(one.catalog)
         of = "".join(_label(one, tables))
-        pictures.append(figures.categories(category_N, finer_N, one.table.codes_NL[:, :-1].numpy(), of=of))
+        pictures.append(figures.categories(category_N, finer_N, one.table.contents_NL.numpy(), of=of))
     longest = max(map(len, pictures))
     return [*found, *(panels[place] for place in range(longest) for panels in pictures if place < len(panels))]
 
@@ -193,7 +196,7 @@ def alike(tables: Sequence[Diagnosed]) -> list[str]:
         return []
     from sid.diagnostics import prefixes, rand_index
 
-    shared = min(MOST_CODES, *(one.table.num_levels - 1 for one in tables))
+    shared = min(MOST_CODES, *(one.table.num_contents for one in tables))
     ours, theirs = (prefixes(one.table.codes_NL[:, :shared]).unbind(1) for one in tables)
     found = [number(rand_index(*pair)) for pair in zip(ours, theirs, strict=True)]
     words = [f"{value} by {_first(codes)}" for codes, value in enumerate(found, 1)]

@@ -87,7 +87,7 @@ def figures(table: SIDTable, vectors_ND: np.ndarray, items: pa.Table) -> dict[st
         vectors_ND: item vectors, which may be a mapped file.
         items: the catalogue's.
     """
-    codes_NL, sizes = table.codes_NL[:, :-1], table.codebook_sizes[:-1]
+    codes_NL, sizes = table.contents_NL, table.codebook_sizes[: table.num_contents]
     used, prefix_NL = usage(codes_NL, sizes), prefixes(codes_NL)
     kept, near = reconstruction(codes_NL, sizes, vectors_ND), neighbourhood(prefix_NL, vectors_ND)
     return {

@@ -253,11 +253,11 @@ def evaluate(
     curve = [k for k in INVALID_CURVE if k <= config.evaluation.free_beams]
     further = []
     if config.split.cold_share:
-        codes_NL = None if table is None else table.codes_NL
+        contents_NL = None if table is None else table.contents_NL
         never_N = torch.from_numpy(learnt_counts(catalog, split) == 0)
         if catalog.candidates is not None:
             never_N[np.setdiff1d(np.arange(catalog.num_items), catalog.candidates)] = False
-        further.append(UnseenItems(codes_NL, never_N, config.evaluation.recall_at))
+        further.append(UnseenItems(contents_NL, never_N, config.evaluation.recall_at))
     callback = retrieval(config.evaluation, table, catalog, module.model, lists, invalid_at=curve, further=further)
     tester = trainer([callback, AtOnce()], logger, **hardware(config.train))
     start = time.perf_counter()

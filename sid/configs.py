@@ -17,7 +17,8 @@ IF_SET = {"hashed": "if set"}
 
 @dataclass
 class TokenizerConfig:
-    """What every tokenizer's config offers. Whatever the tokenizer, one more level tells items of equal codes apart."""
+    """What every tokenizer's config offers. Whatever the tokenizer, one more level tells items of equal codes apart
+    (`reassign` leaves it out where none share their codes)."""
 
     codebook_sizes: list[int] = field(default_factory=lambda: list(SIZES))
     sample: int = 0

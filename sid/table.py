@@ -1,6 +1,6 @@
 """The artifact between the two trained stages: which codes every item of a catalogue has.
 
-Legend: N items, L levels (the collision digit is the last of them).
+Legend: N items, L levels (the collision digit, where there is one, is the last of them).
 """
 
 import hashlib
@@ -31,6 +31,8 @@ class SIDTable:
     codebook_sizes: tuple[int, ...]
     catalog: str = ""
     """Hash of the catalogue whose items these are; '' when it has none."""
+    digit: bool = False
+    """Whether the last level only tells items of equal codes apart."""
 
     def __post_init__(self) -> None:
         if self.codes_NL.ndim != 2 or self.codes_NL.shape[1] != len(self.codebook_sizes):
@@ -52,16 +54,24 @@ class SIDTable:
 
     @classmethod
     def resolve(
-        cls, codes_NL: Tensor, codebook_sizes: tuple[int, ...], catalog: str = "", last_N: Tensor | None = None
+        cls,
+        codes_NL: Tensor,
+        codebook_sizes: tuple[int, ...],
+        catalog: str = "",
+        last_N: Tensor | None = None,
+        always: bool = True,
     ) -> "SIDTable":
         """A table from codes that may collide: one more level holds the index among the items with the same codes, of
-        which those of `last_N`, (N,) bool, come last.
+        which those of `last_N`, (N,) bool, come last. Its size is the largest group.
 
-        The level is always there, so that L does not depend on chance; its size is the largest group.
+        Args:
+            always: the level is there even where no items share their codes, so that L does not depend on chance.
         """
         digit_N = collision_digit(codes_NL, last_N)
+        if not (always or digit_N.any()):
+            return cls(codes_NL, codebook_sizes, catalog)
         codes_NL = torch.cat([codes_NL, digit_N[:, None]], dim=1)  # frees the codes of a caller that keeps none
-        return cls(codes_NL, (*codebook_sizes, int(digit_N.max()) + 1), catalog)
+        return cls(codes_NL, (*codebook_sizes, int(digit_N.max()) + 1), catalog, digit=True)
 
     @classmethod
     def of_numbers(cls, num_items: int) -> "SIDTable":
@@ -75,6 +85,16 @@ class SIDTable:
     @property
     def num_levels(self) -> int:
         return len(self.codebook_sizes)
+
+    @property
+    def num_contents(self) -> int:
+        """Levels that say something about the item: all but the collision digit."""
+        return self.num_levels - self.digit
+
+    @property
+    def contents_NL(self) -> Tensor:
+        """The codes of these levels, (N, `num_contents`)."""
+        return self.codes_NL[:, : self.num_contents]
 
     @cached_property
     def trie(self) -> Trie:
@@ -102,6 +122,7 @@ class SIDTable:
             "codebook_sizes": list(self.codebook_sizes),
             "num_items": self.num_items,
             "catalog": self.catalog,
+            "digit": self.digit,
             "sha256": hashlib.sha256(codes_NL.numpy().data).hexdigest(),
         }
         (folder / _HEADER).write_text(json.dumps(header, indent=1) + "\n")
@@ -115,12 +136,13 @@ class SIDTable:
         try:
             header = json.loads((folder / _HEADER).read_text())
             sizes, catalog, digest = tuple(header["codebook_sizes"]), header["catalog"], header["sha256"]
+            digit = header.get("digit", True)  # older tables all have one
             codes_NL = load_file(folder / _CODES)["codes"]
         except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
             raise UserError(f"{folder} holds no readable SID table ({_CODES}, {_HEADER}): {error}") from error
         if hashlib.sha256(codes_NL.numpy().data).hexdigest() != digest:
             raise UserError(f"{folder / _CODES} does not hold the codes that {_HEADER} describes; make it again")
-        return cls(codes_NL.long(), sizes, catalog)
+        return cls(codes_NL.long(), sizes, catalog, digit)
 
     def words(self, codes_L: Tensor) -> str:
         """One semantic ID for people: `<a_12><b_7><c_201><d_0>`."""

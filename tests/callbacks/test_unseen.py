@@ -48,7 +48,9 @@ def cases(draw: st.DrawFn) -> tuple[list[list[int]], list[int], list[int], list[
     return lists, wanted, prefix, draw(st.lists(st.booleans(), min_size=NUM_ITEMS, max_size=NUM_ITEMS))
 
 
-def measured(lists: list[list[int]], wanted: list[int], codes_NL: Tensor | None, new: list[bool]) -> dict[str, float]:
+def measured(
+    lists: list[list[int]], wanted: list[int], codes_NL: Tensor | None, new: list[bool]
+) -> dict[str, float]:
     """What two processes have counted together, of which one had two batches."""
     ranks = [UnseenItems(codes_NL, torch.tensor(new), AT) for _ in range(2)]
     items_BK, target_B = torch.tensor(lists), torch.tensor(wanted)
@@ -67,7 +69,7 @@ def test_recall_equals_that_of_lists_made_one_by_one(case, with_codes: bool):
     lists, wanted, prefix, new = case
     if not with_codes:
         prefix = list(range(NUM_ITEMS))
-    codes_NL = torch.tensor([[p, n] for n, p in enumerate(prefix)]) if with_codes else None
+    codes_NL = torch.tensor([[p] for p in prefix]) if with_codes else None
     found = measured(lists, wanted, codes_NL, new)
     long = [expanded(items, prefix, new) for items in lists]
     groups = {"all": list(range(len(lists))), "new": [u for u, target in enumerate(wanted) if new[target]]}
@@ -79,7 +81,7 @@ def test_recall_equals_that_of_lists_made_one_by_one(case, with_codes: bool):
 
 
 def test_an_answer_stands_for_the_new_items_of_its_codes():
-    codes_NL = torch.tensor([[1, 0], [1, 1], [2, 0], [3, 0]])
+    codes_NL = torch.tensor([[1], [1], [2], [3]])
     new = [False, True, True, False]
     # The beam has items 3 and 0; item 1 is new and shares item 0's prefix, item 2 has one of its own.
     found = measured([[3, 0]] * 4, [0, 1, 2, 3], codes_NL, new)

@@ -103,6 +103,15 @@ def test_one_table_is_a_page_that_needs_no_other_file_and_says_what_was_measured
     assert not re.search(r"\b(nan|None|inf)\b", re.sub(r"<svg.*?</svg>|<pre>.*?</pre>", "", alone, flags=re.DOTALL))
 
 
+def test_a_table_without_a_digit_has_no_row_of_one(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told_apart = ["tokenizer.reassign=true", "tokenizer.codebook_sizes=[8,64]"]
+    assert main(command(output, *told_apart, f"output_dir={output / 'told apart'}")) == 0
+    text = (output / "told apart" / "sids" / "causal_tiny" / "sids.html").read_text()
+    levels, _ = grids(text)
+    assert [row[:2] for row in levels] == [["1", "8"], ["2", "64"]] and "–" not in levels[1]
+    assert "Collision rate 0.00%, and no extra digit." in text
+
+
 def test_the_first_rows_are_items_with_their_codes(output: Path, alone: str) -> None:
     (exported,) = output.glob("artifacts/tokenize/*/sids.tsv")
     rows = [line.split("\t") for line in exported.read_text().splitlines()[1:21]]
@@ -186,7 +195,7 @@ def test_tables_of_one_kind_are_told_apart_by_what_was_changed() -> None:
 def fabricated(label: str, catalog: str, raw_files: dict[str, str]) -> tuple[Diagnosed, Any]:
     """A table with one depth of four categories, and what stands in for its pipeline."""
     scores = {name: [0.5] for name in ("adjusted", "nmi", "purity", "purity_chance")}
-    table = SIDTable(torch.tensor([[0, 0], [1, 0]]), (2, 1), catalog)
+    table = SIDTable(torch.tensor([[0, 0], [1, 0]]), (2, 1), catalog, digit=True)
     stage = SimpleNamespace(name="prepare", hash=catalog)
     found: Any = {"categories": [{"depth": 1, "labels": 4, **scores}]}
     stages = {"prepare": stage, "embed": stage, "tokenize": stage}

@@ -64,6 +64,16 @@ def test_every_tokenizer_leaves_a_table_in_a_folder_of_its_own(name: str, output
     assert TOKENIZERS[name].__name__ in kinds and len(kinds) == len(set(kinds))
 
 
+def test_items_told_apart_by_their_codes_have_no_digit_that_a_retriever_must_learn(output: Path) -> None:
+    sizes = ["tokenizer=rqkmeans", "tokenizer.codebook_sizes=[8,40]"]
+    whole = ["stage=evaluate", "train.max_epochs=1", f"output_dir={output / 'told apart'}"]
+    pipeline = run(["tiger_tiny", *SMALL, *sizes, "tokenizer.reassign=true", *whole])
+    assert pipeline.codes is not None and pipeline.codes.codebook_sizes == (8, 40) and not pipeline.codes.digit
+    assert (pipeline.evaluate.folder / "test.json").is_file()
+    with_digit = run(["tiger_tiny", *SMALL, *sizes, f"output_dir={output / 'told apart'}"])
+    assert with_digit.codes is not None and with_digit.codes.codebook_sizes[:-1] == (8, 40) and with_digit.codes.digit
+
+
 def test_only_a_tokenizer_that_reads_events_depends_on_the_split() -> None:
     def folders(tokenizer: str) -> set[str]:
         splits = ("split.kind=leave_one_out", "split.kind=time")

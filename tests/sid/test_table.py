@@ -34,7 +34,7 @@ def test_lookup_goes_both_ways_after_resolving_collisions(codes: list[tuple[int,
     largest_group = max(codes.count(c) for c in codes)
     assert table.codebook_sizes == (3, 4, largest_group)
     assert (table.num_items, table.num_levels) == (len(codes), 3)
-    assert torch.equal(table.codes_NL[:, :2], torch.tensor(codes))
+    assert torch.equal(table.contents_NL, torch.tensor(codes)) and table.digit
     assert torch.equal(table.items_of(table.codes_NL), torch.arange(len(codes)))
     for item, code in enumerate(codes):
         earlier = codes[:item].count(code)
@@ -46,6 +46,24 @@ def test_a_table_without_collisions_still_gets_the_extra_level() -> None:
     table = SIDTable.resolve(CODES, (2, 3))
     assert table.codebook_sizes == (2, 3, 1)
     assert table.codes_NL[:, 2].tolist() == [0, 0, 0]
+
+
+def test_the_extra_level_is_left_out_only_where_no_items_share_their_codes() -> None:
+    bare = SIDTable.resolve(CODES, (2, 3), catalog="abc", always=False)
+    assert torch.equal(bare.codes_NL, CODES) and torch.equal(bare.contents_NL, CODES)
+    assert (bare.codebook_sizes, bare.catalog, bare.digit) == ((2, 3), "abc", False)
+    shared = SIDTable.resolve(CODES[[0, 1, 2, 0]], (2, 3), always=False)
+    assert shared.digit and shared.codes_NL[:, 2].tolist() == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_a_saved_table_knows_its_digit_and_one_of_older_code_has_one(always: bool, tmp_path: Path) -> None:
+    SIDTable.resolve(CODES, (2, 3), always=always).save(tmp_path)
+    assert SIDTable.load(tmp_path).digit == always
+    header = json.loads((tmp_path / "sids.json").read_text())
+    del header["digit"]
+    (tmp_path / "sids.json").write_text(json.dumps(header))
+    assert SIDTable.load(tmp_path).digit
 
 
 def test_shared_codes_are_refused_with_the_way_out() -> None:
