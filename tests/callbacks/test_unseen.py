@@ -48,9 +48,7 @@ def cases(draw: st.DrawFn) -> tuple[list[list[int]], list[int], list[int], list[
     return lists, wanted, prefix, draw(st.lists(st.booleans(), min_size=NUM_ITEMS, max_size=NUM_ITEMS))
 
 
-def measured(
-    lists: list[list[int]], wanted: list[int], codes_NL: Tensor | None, new: list[bool]
-) -> dict[str, float]:
+def measured(lists: list[list[int]], wanted: list[int], codes_NL: Tensor | None, new: list[bool]) -> dict[str, float]:
     """What two processes have counted together, of which one had two batches."""
     ranks = [UnseenItems(codes_NL, torch.tensor(new), AT) for _ in range(2)]
     items_BK, target_B = torch.tensor(lists), torch.tensor(wanted)
