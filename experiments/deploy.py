@@ -18,8 +18,8 @@ from datamodules.attributes import attributes
 from datamodules.catalog import Catalog
 from datamodules.split import Split, SplitConfig, learnt_counts
 from experiments.page import read_json, read_text
-from experiments.results import load_weights, require_run
-from experiments.stages import VERSIONS
+from experiments.results import BEST, finished_test, load_weights, require_run
+from experiments.stages import VERSIONS, require_files
 from models.classic_configs import ClassicConfig
 from models.configs import GenerativeConfig, ModelConfig
 from serving.bundle import CARD, Bundle, Card, build, model_config
@@ -28,6 +28,7 @@ from sid.errors import UserError
 from sid.table import SIDTable
 
 EXAMPLES = 50
+WEIGHTS = f"checkpoints/{BEST}"
 
 
 def artifacts_of(run: Path, prepared: str) -> Path:
@@ -68,7 +69,9 @@ def _bundle_of(run: Path) -> Bundle:
     environment = read_json(run / "environment.json")
     if not (run / "train.manifest.json").exists():
         raise UserError(f"{run} is not trained to its end; repeat {environment.get('command', 'its command')}")
-    trained = read_json(run / "train.manifest.json")["inputs"]
+    manifest = read_json(run / "train.manifest.json")
+    trained, advice = manifest["inputs"], "Repeat the run's command with force=train, or take it from a copy."
+    require_files(run, "train", {WEIGHTS: manifest["files"][WEIGHTS]}, advice)
     sizes = {"kind": trained["kind"], "revision": trained.get("revision", 0), **config["model"]}
     if "weights" in sizes:
         sizes["weights"] = ""  # where training started is of no use any more, and may not be there
@@ -85,8 +88,8 @@ def _bundle_of(run: Path) -> Bundle:
     catalog = splitting.known(Catalog.load(artifacts / "prepare" / stages["prepare"]))
     split = splitting.build(catalog)
     table = SIDTable.load(artifacts / "tokenize" / stages["tokenize"]) if isinstance(model, GenerativeConfig) else None
-    vectors = artifacts / "embed" / stages.get("embed", "") / "vectors.npy"
-    inputs = model_inputs(model, catalog, split, vectors)
+    embedded = artifacts / "embed" / stages.get("embed", "")
+    inputs = model_inputs(model, catalog, split, embedded)
     reads_long = isinstance(model, GenerativeConfig) and model.reads_long
     card = Card(
         name=config["name"],
@@ -110,12 +113,14 @@ def provenance(run: Path) -> dict[str, Any]:
     """Where a bundle comes from, and what its model reached."""
     environment = read_json(run / "environment.json")
     kept = {name: environment.get(name) for name in ("commit", "versions", "seed", "stages")}
-    tested = read_json(run / "test.json")["metrics"] if (run / "test.json").exists() else {}
-    return {"run": run.resolve().name, **kept, "test": tested}
+    return {"run": run.resolve().name, **kept, "test": finished_test(run).get("metrics", {})}
 
 
-def model_inputs(model: ModelConfig, catalog: Catalog, split: Split, vectors: Path) -> dict[str, torch.Tensor]:
-    """What a model is built from besides its sizes; see `serving.bundle.build`."""
+def model_inputs(model: ModelConfig, catalog: Catalog, split: Split, embedded: Path) -> dict[str, torch.Tensor]:
+    """What a model is built from besides its sizes (see `serving.bundle.build`); `embedded`: the embed stage's folder.
+
+    Raises UserError where that is needed and not what the stage wrote.
+    """
     inputs = {}
     if isinstance(model, ClassicConfig):
         inputs["counts_N"] = torch.from_numpy(learnt_counts(catalog, split))
@@ -124,7 +129,9 @@ def model_inputs(model: ModelConfig, catalog: Catalog, split: Split, vectors: Pa
     if (isinstance(model, ClassicConfig) and model.reads_vectors) or (
         isinstance(model, GenerativeConfig) and model.reads_content
     ):
-        inputs["vectors_ND"] = torch.from_numpy(np.load(vectors).astype(np.float32))
+        files = read_json(embedded / "embed.manifest.json")["files"]
+        require_files(embedded, "embed", files, f"Remove {embedded} and repeat the run's command.")
+        inputs["vectors_ND"] = torch.from_numpy(np.load(embedded / "vectors.npy").astype(np.float32))
     return inputs
 
 

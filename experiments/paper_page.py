@@ -76,7 +76,7 @@ def looks(pipeline: "Pipeline") -> Iterable[Written]:
     """What the paper shows of one trained model: Figure 4, Figure 6, Tables 3 and 4."""
     name = pipeline.config.name
     category_N, finer_N = item_categories(pipeline.catalog)
-    mosaics = categories(category_N, finer_N, pipeline.table.codes_NL[:, :-1].numpy())
+    mosaics = categories(category_N, finer_N, pipeline.table.contents_NL.numpy())
     yield Written(f"Figure 4: what the codes mean, {name}", None, [], [], mosaics)
     test = read_json(pipeline.evaluate.folder / "test.json")
     if curve := inside_figures.invalid_curve(test["metrics"]):

@@ -316,6 +316,7 @@ class Pipeline:
         start = time.perf_counter()
         result = evaluate(config, module, data, self.codes, self.catalog, self.split, folder)
         result |= {"seconds": round(time.perf_counter() - start, 1), "published": self.config.published}
+        result["provenance"] = {**provenance(self.command), "stages": {"evaluate": self.evaluate.hash}}
         if process_rank():
             return result
         write_atomically(folder / "test.json", json.dumps(result, indent=1) + "\n")

@@ -13,6 +13,7 @@ from datamodules.catalog import Catalog
 from datamodules.split import Split
 from experiments.example_users import example_users
 from experiments.page import count, duration, number, read_columns, read_json, read_text, render, share
+from experiments.results import PRETRAINING, training_columns
 from experiments.stages import write_atomically
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable | N
 
     config_text = read_text(run / "config.yaml")
     environment, test = read_json(run / "environment.json"), read_json(run / "test.json")
-    columns = read_columns(run / "metrics.csv")
+    columns = training_columns(run)
+    before = len(read_columns(run / PRETRAINING)["epoch"]) if (run / PRETRAINING).exists() else 0
+    stages = {name: key for name, key in environment.get("stages", {}).items() if name != "evaluate"}
     people = example_users(run / "recommendations.parquet", catalog, split.test, table)
     config = OmegaConf.create(config_text)
     name = str(OmegaConf.select(config, "name", default=run.name))
@@ -53,10 +56,10 @@ def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable | N
         "name": name,
         "data": catalog.figures(),
         "seed": environment.get("seed"),
-        "environment": environment,
+        "environment": {**environment, "stages": stages},
         "date": datetime.fromtimestamp((run / "test.json").stat().st_mtime, UTC).strftime("%d %B %Y"),
         "verdict": verdict(test),
-        "training": training_words(columns) + (LEARNT if learnt else ""),
+        "training": training_words(columns, before) + (LEARNT if learnt else ""),
         "test": test,
         "results": results_table(name, test),
         "error": recall_error(test),
@@ -116,12 +119,14 @@ def recall_error(test: Mapping[str, Any]) -> float | None:
     return math.sqrt(ours * (1 - ours) / users) if ours is not None and single else None
 
 
-def training_words(columns: Mapping[str, np.ndarray]) -> str:
-    """How long the retriever was trained, in words."""
+def training_words(columns: Mapping[str, np.ndarray], before: int = 0) -> str:
+    """How long the retriever was trained, in words; `before`: epochs of pretraining, whose time counts."""
     from experiments.curves import best_epoch
 
     epochs = len(next(iter(columns.values())))
     words = [f"{epochs:,} epoch{'s' if epochs > 1 else ''} logged"]
+    if before:
+        words[0] += f" after {before:,} of pretraining"
     if "step" in columns and np.isfinite(columns["step"]).any():
         words.append(f"{int(np.nanmax(columns['step'])):,} steps")
     if "seconds" in columns and np.isfinite(columns["seconds"]).any():

@@ -19,10 +19,11 @@ from sid.errors import UserError, first_line
 if TYPE_CHECKING:
     from torch import Tensor
 
-BEST = "best.ckpt"
+BEST, CURVES, PRETRAINING = "best.ckpt", "metrics.csv", "pretraining.csv"
 NO_RESULT = ("name", "logger", "output_dir", "published", "data.data_dir", "data.interactions", "data.items",
              "embed.path", "model.form")  # fmt: skip
 """Options that change no result, or are told by the model and by the hashes of the stages."""
+CLOCKS = ("seconds", "cpu_seconds")
 TESTED = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 
 
@@ -38,7 +39,7 @@ class Run:
     `code` (see `older_code`)."""
     environment: dict[str, Any]
     columns: dict[str, np.ndarray]
-    """metrics.csv; empty before the end of the first epoch."""
+    """Of `training_columns`; empty before the end of the first epoch."""
     figures: dict[str, float]
     notes: list[str]
     finished: bool
@@ -67,11 +68,12 @@ def read_run(folder: Path) -> Run:
     require_run(folder)
     config = read_config(folder / "config.yaml")
     environment = read_json(folder / "environment.json")
-    manifest, tested, test = (
+    manifest, tested = (
         read_json(path) if (path := folder / name).exists() else {}
-        for name in ("train.manifest.json", "evaluate.manifest.json", "test.json")
+        for name in ("train.manifest.json", "evaluate.manifest.json")
     )
-    columns = read_columns(folder / "metrics.csv") if (folder / "metrics.csv").exists() else {}
+    test = finished_test(folder)
+    columns = training_columns(folder) if (folder / CURVES).exists() else {}
     epochs, figures = len(columns.get("epoch", ())), manifest.get("figures", {})
     wall = bool(columns) and ("cpu_seconds" not in columns or figures.get("device", "cpu") != "cpu")
     if wall:
@@ -105,6 +107,23 @@ def read_run(folder: Path) -> Run:
         bool(manifest),
         wall,
     )
+
+
+def training_columns(run: Path) -> dict[str, np.ndarray]:
+    """Column -> values of metrics.csv, whose clocks begin with the pretraining, where there was one.
+
+    Raises UserError where a file is missing or no table.
+    """
+    columns = read_columns(run / CURVES)
+    if (run / PRETRAINING).exists():
+        before = read_columns(run / PRETRAINING)
+        columns |= {name: columns[name] + before[name][-1] for name in CLOCKS if name in columns and name in before}
+    return columns
+
+
+def finished_test(run: Path) -> dict[str, Any]:
+    """test.json; nothing where there is none, or a test that was begun again since has not ended."""
+    return read_json(run / "test.json") if (run / "evaluate.manifest.json").exists() else {}
 
 
 def older_code(trained: Mapping[str, Any], tested: Mapping[str, Any]) -> str | None:

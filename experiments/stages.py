@@ -83,6 +83,16 @@ def raw_hash(path: Path, notes: Path) -> str:
     return found
 
 
+def require_files(folder: Path, stage: str, files: Mapping[str, str], advice: str) -> None:
+    """Raises UserError where a file that a stage wrote is missing, or its SHA-256 is another."""
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"stage {stage} in {folder} lacks its file {name}. {advice}")
+        if file_hash(path) != expected:
+            raise UserError(f"{path} is damaged: its contents are not those the stage wrote. {advice}")
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Writes aside and renames: a reader sees the old file or the whole new one."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -143,12 +153,7 @@ class Stage:
             if self.owns_folder:
                 raise UserError(f"{self.manifest} belongs to another configuration. {advice}")
             return None
-        for name, expected in files.items():
-            path = self.folder / name
-            if not path.is_file():
-                raise UserError(f"stage {self.name} in {self.folder} lacks its file {name}. {advice}")
-            if file_hash(path) != expected:
-                raise UserError(f"{path} is damaged: its contents are not those the stage wrote. {advice}")
+        require_files(self.folder, self.name, files, advice)
         return figures
 
     def run(self, build: Callable[[Path], dict[str, Any]], force: bool, say: Callable[[str], None]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from datamodules.split import Split, learnt_counts
 from experiments.config import EvaluationConfig, RunConfig, TrainConfig
 from experiments.interruptions import AtOnce, TimedCheckpoint, WithinEpoch, stoppable
 from experiments.page import read_columns
-from experiments.results import BEST, load_weights
+from experiments.results import BEST, CURVES, PRETRAINING, load_weights
 from experiments.sampled import drawn
 from experiments.stages import LAST, process_rank
 from experiments.trainers import (
@@ -49,7 +49,6 @@ from sid.table import SIDTable
 from sid.trie import FreeTree, Trie
 
 MONITOR = "val/ndcg@10"
-PRETRAINING = "pretraining.csv"
 INVALID_CURVE = (1, 2, 5, 10, 15, 20)
 """Where the test also counts invalid IDs, as far as the free beam goes (TIGER, Figure 6)."""
 
@@ -131,7 +130,7 @@ def train(
     Where validation targets are learnt too it goes to the end, keeps the last weights and validates them alone.
     """
     checkpoints = run / "checkpoints"
-    history = History(run / "metrics.csv")
+    history = History(run / CURVES)
     chosen, every = not config.split.learn_validation, config.train.validate_every
     looks_every = every if chosen else config.train.max_epochs
     callbacks: list[Callback] = [
@@ -216,7 +215,7 @@ def settle(
     seconds = round(time.perf_counter() - start, 1)
     if process_rank() == 0:
         AtomicCheckpoints().save_checkpoint({"state_dict": module.state_dict()}, run / "checkpoints" / BEST)
-        history = History(run / "metrics.csv")
+        history = History(run / CURVES)
         history.rows = [{"epoch": 0, "step": 0, "seconds": seconds, "cpu_seconds": 0.0, **measured}]
         history.write()
     validator.strategy.barrier()

@@ -3,6 +3,7 @@
 Legend: N items, L levels, D vector width, A attributes of an item.
 """
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,7 +18,7 @@ from models.classic_configs import ClassicConfig
 from models.configs import Content, GenerativeConfig, ModelConfig
 from models.next_item import Known
 from sid.errors import UserError
-from sid.table import SIDTable
+from sid.table import FILES, SIDTable
 
 CARD, WEIGHTS, INPUTS, ITEMS, USERS, EXAMPLES = (
     "bundle.json",
@@ -27,7 +28,7 @@ CARD, WEIGHTS, INPUTS, ITEMS, USERS, EXAMPLES = (
     "users.parquet",
     "examples.parquet",
 )
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,14 @@ class Bundle:
             pq.write_table(pa.table({"user": self.users}), folder / USERS)
         if self.table is not None:
             self.table.save(folder)
-        (folder / CARD).write_text(json.dumps(asdict(self.card), indent=1) + "\n")
+        written = asdict(self.card) | {"files": {name: sha256(folder / name) for name in self.files}}
+        (folder / CARD).write_text(json.dumps(written, indent=1) + "\n")
+
+    @property
+    def files(self) -> list[str]:
+        """Names of what `save` writes beside bundle.json."""
+        users = [] if self.users is None else [USERS]
+        return [WEIGHTS, INPUTS, ITEMS, EXAMPLES, *users, *([] if self.table is None else FILES)]
 
     @classmethod
     def load(cls, folder: Path) -> "Bundle":
@@ -101,6 +109,9 @@ class Bundle:
                 raise UserError(
                     f"{folder} is a bundle of format {written['format']}; this version reads {FORMAT}. Export it again."
                 )
+            for name, expected in written.pop("files").items():
+                if sha256(folder / name) != expected:
+                    raise UserError(f"{folder / name} is damaged or was changed: export the run again")
             card = Card(**written)
             weights, inputs = load_file(folder / WEIGHTS), load_file(folder / INPUTS)
             items, examples = pq.read_table(folder / ITEMS), pq.read_table(folder / EXAMPLES)
@@ -114,6 +125,12 @@ class Bundle:
                 raise
             raise UserError(f"{folder} holds no whole bundle ({error}). Export the run again.") from error
         return cls(card, model.eval(), items, users, table, inputs, examples)
+
+
+def sha256(path: Path) -> str:
+    """In hex, of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def model_config(written: dict[str, Any]) -> ModelConfig:

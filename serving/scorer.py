@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from serving.bundle import Bundle
-from sid.errors import UserError
+from sid.errors import UserError, first_line
 
 SCORER = "scorer.pt2"
-ROWS, HISTORY = 3, 5
+EXAMPLE = (3, 5)
+"""Rows, items of a history: what the program is made with."""
 
 
 class GenerativeScorer(nn.Module):
@@ -35,42 +37,65 @@ class GenerativeScorer(nn.Module):
 
 
 class ClassicScorer(nn.Module):
-    """(history_BT, user_B) -> (B, N) scores of all items."""
+    """(history_BT, user_B) -> (B, N) scores of all items.
 
-    def __init__(self, model: Any) -> None:
+    The model always sees `max_items` places: some look at so many, and a recurrent network is exported for one length.
+    """
+
+    def __init__(self, model: Any, max_items: int) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.max_items = model, max_items
 
     def forward(self, history_BT: Tensor, user_B: Tensor) -> Tensor:
-        scores_BN: Tensor = self.model.scores(history_BT, user_B)
+        missing = self.max_items - history_BT.shape[1]
+        torch._check(missing >= 0)
+        scores_BN: Tensor = self.model.scores(F.pad(history_BT, (0, missing), value=-1), user_B)
         return scores_BN
 
 
-def scorer(bundle: Bundle) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """The program's module, and inputs of the kind that it takes.
+def scorer(bundle: Bundle) -> nn.Module:
+    """The program's module.
 
     Raises UserError for a model that reads a long history: what it prepares for every code is no fixed program.
     """
     if bundle.card.long_items:
         raise UserError(f"{bundle.card.name} retrieves from a long history for each code; it has no exported scorer")
-    model: Any = bundle.model
     if bundle.table is None:
-        return ClassicScorer(model), (torch.zeros(ROWS, HISTORY, dtype=torch.long), torch.zeros(ROWS).long() - 1)
+        return ClassicScorer(bundle.model, bundle.card.max_items)
+    return GenerativeScorer(bundle.model)
+
+
+def inputs(bundle: Bundle, history_BT: Tensor, user_B: Tensor) -> tuple[Tensor, ...]:
+    """What the program takes: of a generative model the tokens of the histories, and codes of as many items."""
+    if bundle.table is None:
+        return history_BT, user_B
     from datamodules.batch import token_sequence
 
-    items_BT = torch.zeros(ROWS, HISTORY, dtype=torch.long)
-    tokens_BS = token_sequence(items_BT, torch.zeros(ROWS).long() - 1, bundle.table.codes_NL, model.tokens)
-    return GenerativeScorer(model), (tokens_BS, bundle.table.codes_NL[:ROWS])
+    model: Any = bundle.model
+    tokens_BS = token_sequence(history_BT, user_B, bundle.table.codes_NL, model.tokens)
+    return tokens_BS, bundle.table.codes_NL[torch.arange(len(history_BT)) % bundle.table.num_items]
 
 
 def save_scorer(bundle: Bundle, folder: Path) -> None:
-    """Writes scorer.pt2, for any number of rows and any length of history that the model takes, from two items on: a
-    single item needs padding behind it."""
-    module, inputs = scorer(bundle)
-    rows = torch.export.Dim.AUTO
-    shapes = tuple(dict.fromkeys(range(one.ndim), rows) for one in inputs)
+    """Writes scorer.pt2, for any number of rows and any length of history that the model takes, of a generative model
+    from two items on: a single item needs padding behind it.
+
+    Raises UserError where the program does not take them all.
+    """
+
+    def asked(rows: int, items: int) -> tuple[Tensor, ...]:
+        return inputs(bundle, torch.zeros(rows, items, dtype=torch.long), torch.zeros(rows).long() - 1)
+
+    shapes = tuple(dict.fromkeys(range(one.ndim), torch.export.Dim.AUTO) for one in asked(*EXAMPLE))
     folder.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
-        torch.export.save(
-            torch.export.export(module.eval(), inputs, dynamic_shapes=shapes, strict=True), folder / SCORER
-        )
+        program = torch.export.export(scorer(bundle).eval(), asked(*EXAMPLE), dynamic_shapes=shapes, strict=True)
+        for shape in ((1, 2), (2, bundle.card.max_items)):
+            try:
+                program.module()(*asked(*shape))
+            except (AssertionError, RuntimeError) as error:
+                raise UserError(
+                    f"{bundle.card.name} has no exported scorer: its program takes no {shape[0]} x {shape[1]} items "
+                    f"({first_line(error)})"
+                ) from error
+    torch.export.save(program, folder / SCORER)

@@ -16,7 +16,8 @@ from sid.collisions import collision_digit, groups
 from sid.errors import UserError
 from sid.trie import Trie
 
-_CODES, _HEADER = "sids.safetensors", "sids.json"
+FILES = _CODES, _HEADER = "sids.safetensors", "sids.json"
+"""What `SIDTable.save` writes."""
 
 
 @dataclass(frozen=True)

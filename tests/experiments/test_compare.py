@@ -62,6 +62,7 @@ def make(
         (folder / "train.manifest.json").write_text(json.dumps({"inputs": {"kind": kind}, "figures": cost}))
         metrics = {"recall@5": 0.02, "ndcg@5": 0.01, "recall@10": recall, "ndcg@10": recall / 2}
         (folder / "test.json").write_text(json.dumps({"metrics": metrics, "users_per_second": 165.4}))
+        (folder / "evaluate.manifest.json").write_text(json.dumps({"inputs": {}}))
     return folder
 
 
@@ -122,11 +123,19 @@ def test_the_same_seed_twice_is_one_seed(tmp_path: Path) -> None:
 
 def test_a_mean_needs_the_figure_of_every_seed(tmp_path: Path) -> None:
     one, two = make(tmp_path / "toy" / "a"), make(tmp_path / "toy" / "b", seed=2)
-    (two / "test.json").unlink()
+    (two / "evaluate.manifest.json").unlink()  # as where it is tested again: test.json is still that of before
     rows = rows_of(one, two)
     assert rows[1].notes == ["not tested"]
     assert figures(rows[2])["test/recall@10"] == "–"
     assert figures(rows[2])["val/recall@10"] == "0.0400"
+
+
+def test_times_begin_with_the_pretraining(tmp_path: Path) -> None:
+    folder = make(tmp_path / "toy" / "a", minutes=10.0)
+    (folder / "pretraining.csv").write_text("epoch,seconds,cpu_seconds\n1,240,120\n2,480,240\n")
+    run = read_run(folder)
+    assert run.figures["minutes"] == 14.0 and run.minutes.tolist() == [6.5, 9.0, 11.5, 14.0]
+    assert run.columns["seconds"].tolist() == [780, 1080, 1380, 1680]
 
 
 def test_only_what_differs_is_told_and_as_short_as_is_clear(tmp_path: Path) -> None:

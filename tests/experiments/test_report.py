@@ -219,6 +219,19 @@ def test_a_classic_model_without_tokenizer_curves_and_published_numbers(case: Ca
     assert sorted(path.name for path in case.run.glob("*report*")) == ["report.html"]
 
 
+def test_a_pretraining_counts_and_the_test_has_a_provenance_of_its_own(case: Case):
+    (case.run / "metrics.csv").write_text("epoch,seconds,val/recall@10\n0,30,\n1,60,0.2\n")
+    (case.run / "pretraining.csv").write_text("epoch,seconds\n0,40\n1,80\n2,110\n")
+    environment = json.loads((case.run / "environment.json").read_text())
+    environment["stages"]["evaluate"] = "0ld0ld"
+    (case.run / "environment.json").write_text(json.dumps(environment))
+    own = {"commit": "beef" * 10, "command": "run toy again", "stages": {"evaluate": "n3wn3w"}}
+    (case.run / "test.json").write_text(json.dumps({**TEST, "provenance": own}))
+    text = case.write()
+    assert "2 epochs logged after 3 of pretraining, 3 min" in " ".join(text.split()), "170 s"
+    assert "beef" * 10 in text and "n3wn3w" in text and "0ld0ld" not in text and "c0ffee" * 6 in text
+
+
 @pytest.mark.parametrize(
     "name", ["config.yaml", "environment.json", "metrics.csv", "test.json", "recommendations.parquet"]
 )

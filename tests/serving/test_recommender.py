@@ -6,6 +6,7 @@ Legend: B histories, K items, L levels.
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +32,7 @@ from models.tiger import Tiger
 from serving import table as tables
 from serving.bundle import Bundle
 from serving.recommender import Question, Recommender
-from serving.scorer import SCORER, scorer
+from serving.scorer import SCORER, inputs, scorer
 from sid.errors import UserError
 
 MODELS = [
@@ -40,7 +41,9 @@ MODELS = [
     "causal_tiny",
     "sidlight_tiny",
     "sasrec_tiny",
+    "gru4rec_tiny",
     "caser_tiny",
+    "hgn_tiny",
     "fdsa_tiny",
     "itemknn_tiny",
 ]
@@ -103,7 +106,7 @@ def test_answers_are_the_lists_of_the_test(name: str, runs: dict[str, Path]) -> 
 def test_a_bundle_answers_as_the_run(name: str, runs: dict[str, Path], bundles: dict[str, Path]) -> None:
     ready, moved = recommender(runs[name]), Recommender.load(bundles[name])
     histories, users, _ = asked(ready)
-    assert (moved.bundle.users is not None) == (name in ("tiger_tiny", "caser_tiny"))
+    assert (moved.bundle.users is not None) == (name in ("tiger_tiny", "caser_tiny", "hgn_tiny"))
     question = Question(k=5, temperature=0.7, seed=4)
     for how in (Question(), question):
         ours, theirs = ready.answer(histories, how, users), moved.answer(histories, how, users)
@@ -187,27 +190,23 @@ def test_an_empty_history_and_beams_of_a_classic_model_are_refused(runs: dict[st
 def test_the_exported_program_scores_as_the_model(name: str, bundles: dict[str, Path]) -> None:
     program = torch.export.load(bundles[name] / SCORER).module()
     bundle = Bundle.load(bundles[name])
-    module, _ = scorer(bundle)
-
-    def inputs(history_BT: Tensor) -> tuple[Tensor, ...]:
-        user_B = torch.zeros(len(history_BT), dtype=torch.long)
-        if bundle.table is None:
-            return history_BT, user_B
-        tokens = token_sequence(history_BT, user_B, bundle.table.codes_NL, bundle.model.tokens)  # type: ignore
-        return tokens, bundle.table.codes_NL[: len(history_BT)]
-
+    module, least = scorer(bundle), 1 if bundle.table is None else 2
     for rows, length in ((1, 1), (1, 2), (4, 9), (2, 20)):
         history_BT = torch.randint(bundle.items.num_rows, (rows, length))
-        padded_BT = F.pad(history_BT, (0, max(0, 2 - length)), value=-1)
+        padded_BT, user_B = F.pad(history_BT, (0, max(0, least - length)), value=-1), torch.zeros(rows).long()
         with torch.no_grad():
-            assert torch.allclose(program(*inputs(padded_BT)), module(*inputs(history_BT)), atol=1e-4)
+            found = program(*inputs(bundle, padded_BT, user_B))
+            assert torch.allclose(found, module(*inputs(bundle, history_BT, user_B)), atol=1e-4)
+            if bundle.table is None:
+                model: Any = bundle.model
+                assert torch.allclose(found, model.scores(history_BT, user_B), atol=1e-4)
 
 
 def test_scores_of_the_program_are_those_of_the_beams(bundles: dict[str, Path]) -> None:
     ready = Recommender.load(bundles["causal_tiny"])
     histories = asked(ready)[0][:4]
     found = ready.answer(histories, Question(k=3)).lists
-    batch, module = ready.batch(histories), scorer(ready.bundle)[0]
+    batch, module = ready.batch(histories), scorer(ready.bundle)
     assert found.codes_BKL is not None
     with torch.no_grad():
         logp_BL = module(batch.tokens_BS, found.codes_BKL[:, 0])
@@ -329,9 +328,14 @@ def test_exports_are_whole_or_refused(
     assert export.main([run_folder, str(tmp_path / "copy")]) == 0
     for name in ("model.safetensors", "items.parquet", "bundle.json"):
         whole = (tmp_path / "copy" / name).read_bytes()
-        (tmp_path / "copy" / name).write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(UserError, match="no whole bundle"):
-            Bundle.load(tmp_path / "copy")
+        middle = len(whole) // 2
+        other = whole[:middle] + bytes(255 - byte for byte in whole[middle : middle + 8]) + whole[middle + 8 :]
+        for damaged in (whole[:middle], other):
+            (tmp_path / "copy" / name).write_bytes(damaged)
+            with pytest.raises(
+                UserError, match="no whole bundle" if name == "bundle.json" else "damaged or was changed"
+            ):
+                Bundle.load(tmp_path / "copy")
         (tmp_path / "copy" / name).write_bytes(whole)
     card = json.loads((tmp_path / "copy/bundle.json").read_text())
     for change, said in (
@@ -389,6 +393,22 @@ def test_a_run_of_code_that_computed_otherwise_is_refused(runs: dict[str, Path],
         (old / "train.manifest.json").write_text(json.dumps({**manifest, "inputs": {**manifest["inputs"], **change}}))
         with pytest.raises(UserError, match="of another version .* train again, or use its commit"):
             bundle_of(old)
+
+
+def test_weights_or_vectors_that_the_run_did_not_write_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(runs["sidlight_tiny"], tmp_path / "runs/sidlight_tiny/x")
+    artifacts = runs["sidlight_tiny"].parents[2] / "artifacts"
+    for stage in ("prepare", "embed", "tokenize"):
+        shutil.copytree(artifacts / stage, tmp_path / "artifacts" / stage)
+    assert bundle_of(tmp_path / "runs/sidlight_tiny/x").items.num_rows
+    stages = json.loads((tmp_path / "runs/sidlight_tiny/x/environment.json").read_text())["stages"]
+    vectors = tmp_path / "artifacts/embed" / stages["embed"] / "vectors.npy"
+    for path in (vectors, tmp_path / "runs/sidlight_tiny/x/checkpoints/best.ckpt"):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-2000] + bytes(64) + whole[-1936:])
+        with pytest.raises(UserError, match=f"{path.name} is damaged: its contents are not those the stage wrote"):
+            bundle_of(tmp_path / "runs/sidlight_tiny/x")
+        path.write_bytes(whole)
 
 
 @pytest.mark.parametrize(
