@@ -113,7 +113,8 @@ def provenance(run: Path) -> dict[str, Any]:
     """Where a bundle comes from, and what its model reached."""
     environment = read_json(run / "environment.json")
     kept = {name: environment.get(name) for name in ("commit", "versions", "seed", "stages")}
-    return {"run": run.resolve().name, **kept, "test": finished_test(run).get("metrics", {})}
+    test = finished_test(run)
+    return {"run": run.resolve().name, **kept, "test": {} if test is None else test["metrics"]}
 
 
 def model_inputs(model: ModelConfig, catalog: Catalog, split: Split, embedded: Path) -> dict[str, torch.Tensor]:

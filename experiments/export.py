@@ -8,21 +8,23 @@ hugging_face/. With `scorer` the step that scores given items is exported for ru
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from experiments.run import answer, take, wait_passively
 from sid.errors import UserError, require
 
-USAGE = """usage: python -m experiments.export RUN OUT [scorer=false] [force=false]
+USAGE = """usage: python -m experiments.export RUN OUT [scorer=false] [examples=true] [force=false]
 
 RUN: a run folder, such as runs/tiger_tiny/1a2b3c4d5e6f. OUT: a folder that is not there yet; force=true replaces it.
 scorer=true also writes scorer.pt2, a torch.export program that scores items.
+examples=false leaves out the test users with their histories that the service's page shows.
 """
 
 
 def export(arguments: Sequence[str]) -> None:
     """Writes the folder aside and renames it: it is whole or not there."""
-    own = {"scorer": "false", "force": "false"}
+    own = {"scorer": "false", "examples": "true", "force": "false"}
     folders = take(arguments, own)
     if len(folders) != 2:
         raise UserError(f"expected a run and a folder to write\n{USAGE}")
@@ -44,6 +46,8 @@ def export(arguments: Sequence[str]) -> None:
         if not (out / CARD).is_file():
             raise UserError(f"{out} is no bundle ({CARD} is missing) and is not replaced; name another folder")
     bundle = bundle_of(run)
+    if own["examples"] == "false":
+        bundle = replace(bundle, examples=bundle.examples.slice(0, 0))
     aside, before = (out.with_name(f".{out.name}.{word}") for word in ("new", "old"))
     try:
         for leftover in (aside, before):

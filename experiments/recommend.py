@@ -85,7 +85,7 @@ def show(ready: "Recommender", raw_ids: list[str], question: "Question") -> None
     from rich.table import Table
 
     history, unknown = ready.numbers(raw_ids)
-    console = Console()
+    console = Console(emoji=False)
     if unknown:
         console.print(f"not in the catalogue, left out: {', '.join(unknown)}", style="yellow", markup=False)
     if not history:

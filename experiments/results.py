@@ -72,7 +72,7 @@ def read_run(folder: Path) -> Run:
         read_json(path) if (path := folder / name).exists() else {}
         for name in ("train.manifest.json", "evaluate.manifest.json")
     )
-    test = finished_test(folder)
+    test = finished_test(folder) or {}
     columns = training_columns(folder) if (folder / CURVES).exists() else {}
     epochs, figures = len(columns.get("epoch", ())), manifest.get("figures", {})
     wall = bool(columns) and ("cpu_seconds" not in columns or figures.get("device", "cpu") != "cpu")
@@ -121,9 +121,9 @@ def training_columns(run: Path) -> dict[str, np.ndarray]:
     return columns
 
 
-def finished_test(run: Path) -> dict[str, Any]:
-    """test.json; nothing where there is none, or a test that was begun again since has not ended."""
-    return read_json(run / "test.json") if (run / "evaluate.manifest.json").exists() else {}
+def finished_test(run: Path) -> dict[str, Any] | None:
+    """test.json; None where there is none, or a test that was begun again since has not ended."""
+    return read_json(run / "test.json") if (run / "evaluate.manifest.json").exists() else None
 
 
 def older_code(trained: Mapping[str, Any], tested: Mapping[str, Any]) -> str | None:

@@ -1,7 +1,9 @@
 """The HTTP service of a trained run: `make serve RUN=runs/tiger_tiny/1a2b3c4d5e6f`."""
 
+import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from experiments.run import answer, take, wait_passively
@@ -33,8 +35,18 @@ def serve(arguments: Sequence[str]) -> None:
     from experiments.deploy import recommender
 
     app = create_app(recommender(Path(folders[0]), own["device"]), int(own["batch"]))
+    place = bound(own["host"], int(own["port"]))
     print(f"http://{own['host']}:{own['port']}", flush=True)
-    uvicorn.run(app, host=own["host"], port=int(own["port"]), log_level="warning", timeout_graceful_shutdown=5)
+    with suppress(KeyboardInterrupt):  # how it is stopped
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)).run([place])
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """What listens there. Raises UserError where the port is taken, or the host is none of this machine's."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise UserError(f"host={host} port={port} cannot be served: {error.strerror}; choose another") from error
 
 
 def main(arguments: list[str]) -> int:

@@ -142,8 +142,12 @@ class Recommender:
             users: their numbers, -1 for one that is not known; none given: all are not known.
 
         Raises:
-            UserError: a history is empty.
+            UserError: there is no history, one is empty, or a number in it is no item's.
         """
+        if not len(histories):
+            raise UserError("there is no history to answer")
+        if not all(0 <= item < self.num_items for history in histories for item in history):
+            raise UserError(f"a history holds a number that is no item's: expected 0 to {self.num_items - 1}")
         if not all(histories):
             raise UserError("a history is empty: there is nothing to go by; recommend what is popular to new users")
         card, zero_B = self.bundle.card, torch.zeros(len(histories), dtype=torch.long, device=self.device)
@@ -166,9 +170,9 @@ class Recommender:
         """The items recommended after each of the histories (item numbers, oldest first).
 
         Raises:
-            UserError: a history is empty, or the question asks for what cannot be given.
+            UserError: as for `batch`, or the question asks for what cannot be given.
         """
-        batch, wanted = self.batch(histories, users), self._wanted(question)
+        batch, wanted = self.batch(histories, users), self.wanted(question)
         seen_BT = padded(histories).to(self.device) if question.fresh else None
         draws = question.temperature > 0 or question.first_temperature > 0
         sampler = Sampler([seed_of(history, question.seed) for history in histories]) if draws else None
@@ -189,8 +193,8 @@ class Recommender:
             lists = without(lists, seen_BT)
         return Answer(lists.part(slice(None), slice(question.k)), trace)
 
-    def _wanted(self, question: Question) -> int:
-        """Items to find for every history."""
+    def wanted(self, question: Question) -> int:
+        """Items to find for every history. Raises UserError where the question asks for what cannot be given."""
         if not 1 <= question.k <= self.num_items:
             raise UserError(f"k={question.k}: expected 1 to {self.num_items}, the items of the catalogue")
         for name in ("temperature", "first_temperature"):

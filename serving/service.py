@@ -246,10 +246,12 @@ def create_app(recommender: Recommender, largest_batch: int = LARGEST_BATCH) -> 
         """Items with these words in their title, or with this id."""
         return [Item(**recommender.shown(item)) for item in recommender.find(query, FOUND)]
 
-    @app.get("/example")
+    @app.get("/example", responses={404: {"description": "the bundle was exported without examples"}})
     async def example() -> dict[str, Any]:
         """A user of the test, drawn at random: the history, and what came next."""
         rows = recommender.bundle.examples
+        if not rows.num_rows:
+            raise HTTPException(404, "there are no examples here: the bundle was exported with examples=false")
         number = random.randrange(rows.num_rows)
         row = {name: rows[name][number].as_py() for name in rows.column_names}
         return {

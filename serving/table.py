@@ -41,6 +41,7 @@ def recommend_table(
     Raises:
         UserError: the file cannot be read or lacks a column, the output cannot be written, the question is wrong.
     """
+    recommender.wanted(question)
     if out.resolve() == users.resolve():
         raise UserError(f"--out {out} is the file of the histories; name another")
     if out.is_dir() or not out.absolute().parent.is_dir():
@@ -65,19 +66,20 @@ def _answer_all(
 
     key = {"users": str(users.resolve()), "rows": source.metadata.num_rows, "changed": users.stat().st_mtime_ns}
     key |= {"question": question._asdict(), "model": fingerprint(recommender), "part": part_users}
-    folder = start_parts(out.with_name(f".{out.name}.parts"), key)
+    parts_folder = out.with_name(f".{out.name}.parts")
+    folder = start_parts(parts_folder, key)
     parts = [folder / f"{number:06}.parquet" for number in range(-(-source.metadata.num_rows // part_users))]
     answered = empty = 0
     stretches = _parts(source, users, part_users)
     for path, rows in zip(parts, track(stretches, "users", total=len(parts), transient=True), strict=True):
-        if not path.exists():
+        if not is_whole(path):
             aside = path.with_suffix(".new")
             pq.write_table(_answer(recommender, rows, question), aside)
             aside.replace(path)
         filled = pc.list_value_length(pq.read_table(path, columns=["items"])["items"]).to_pylist()
         answered, empty = answered + sum(map(bool, filled)), empty + filled.count(0)
     _join(parts, out)
-    shutil.rmtree(folder)
+    shutil.rmtree(parts_folder)
     return Done(answered, empty)
 
 
@@ -88,23 +90,42 @@ def open_histories(path: Path) -> pq.ParquetFile:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is no readable Parquet file ({error})") from error
     schema = source.schema_arrow
-    missing = {"user", "history"} - set(schema.names)
-    if missing:
-        raise UserError(f"{path} has columns {', '.join(schema.names)}; it needs user and history (a list of item ids)")
-    if not (pa.types.is_list(schema.field("history").type) or pa.types.is_large_list(schema.field("history").type)):
-        raise UserError(f"{path}: column history is {schema.field('history').type}; expected a list of item ids")
+    if not schema.names.count("user") == schema.names.count("history") == 1:
+        names = ", ".join(schema.names)
+        raise UserError(f"{path} has columns {names}; it needs one user and one history (a list of item ids)")
+    if not is_ids(schema.field("history").type):
+        raise UserError(
+            f"{path}: column history is {schema.field('history').type}; expected a list of item ids, as text or whole "
+            "numbers"
+        )
     return source
 
 
+def is_ids(kind: pa.DataType) -> bool:
+    """Whether it is that of a list of item ids, or of lists that are all empty."""
+    types = pa.types
+    if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
+        return False
+    one = kind.value_type.value_type if types.is_dictionary(kind.value_type) else kind.value_type
+    tests = (types.is_string, types.is_large_string, types.is_string_view, types.is_integer, types.is_null)
+    return any(test(one) for test in tests)
+
+
+def is_whole(part: Path) -> bool:
+    """Whether a part is there and can be read."""
+    try:
+        return bool(pq.read_table(part).schema == SCHEMA)
+    except (OSError, pa.ArrowException):
+        return False
+
+
 def start_parts(folder: Path, key: dict[str, Any]) -> Path:
-    """The folder of the parts, emptied where they answer another question."""
-    note = folder / "question.json"
+    """The folder of the parts that answer this question; those of others stay until one is answered to its end."""
     text = json.dumps(key, sort_keys=True)
-    if not note.exists() or note.read_text() != text:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        note.write_text(text)
-    return folder
+    own = folder / hashlib.sha256(text.encode()).hexdigest()[:12]
+    own.mkdir(parents=True, exist_ok=True)
+    (own / "question.json").write_text(text)
+    return own
 
 
 def fingerprint(recommender: Recommender) -> str:

@@ -1,6 +1,7 @@
 """The service: what it answers, together and alone, and what it refuses."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -231,6 +232,24 @@ def test_the_command_refuses_what_it_cannot_serve(capsys: pytest.CaptureFixture[
     ):
         assert serve.main(arguments) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_told_before_any_address(
+    ready: Recommender, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("experiments.deploy.recommender", lambda *_: ready)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert serve.main(["somewhere", f"port={port}"]) == 2
+    said = capsys.readouterr()
+    assert f"port={port} cannot be served: " in said.err and not said.out
+
+
+def test_a_bundle_without_examples_says_so(ready: Recommender) -> None:
+    bundle = replace(ready.bundle, examples=ready.bundle.examples.slice(0, 0))
+    with TestClient(create_app(Recommender(bundle))) as client:
+        answer = client.get("/example")
+    assert answer.status_code == 404 and "examples=false" in answer.json()["detail"]
 
 
 def test_a_user_error_is_the_clients(ready: Recommender) -> None:

@@ -1,0 +1,199 @@
+"""A bundle is the run that it is of, whole or refused; so are the programs beside it. Legend: B histories, T items."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from transformers import T5ForConditionalGeneration
+
+from experiments import export
+from experiments.deploy import bundle_of, recommender
+from experiments.named import named
+from experiments.pipeline import Pipeline
+from experiments.run import run
+from experiments.stages import VERSIONS
+from models.hugging_face import t5_config
+from models.tiger import Tiger
+from serving.bundle import Bundle
+from serving.recommender import Question, Recommender
+from serving.scorer import SCORER, inputs, scorer
+from sid.errors import UserError
+from tests.serving.trained import MODELS, SHORT, SMALL, asked
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "glass_tiny"])
+def test_the_exported_program_scores_as_the_model(name: str, bundles: dict[str, Path]) -> None:
+    program = torch.export.load(bundles[name] / SCORER).module()
+    bundle = Bundle.load(bundles[name])
+    module, least = scorer(bundle), 1 if bundle.table is None else 2
+    for rows, length in ((1, 1), (1, 2), (4, 9), (2, 20)):
+        history_BT = torch.randint(bundle.items.num_rows, (rows, length))
+        padded_BT, user_B = F.pad(history_BT, (0, max(0, least - length)), value=-1), torch.zeros(rows).long()
+        with torch.no_grad():
+            found = program(*inputs(bundle, padded_BT, user_B))
+            assert torch.allclose(found, module(*inputs(bundle, history_BT, user_B)), atol=1e-4)
+            if bundle.table is None:
+                model: Any = bundle.model
+                assert torch.allclose(found, model.scores(history_BT, user_B), atol=1e-4)
+
+
+def test_scores_of_the_program_are_those_of_the_beams(bundles: dict[str, Path]) -> None:
+    ready = Recommender.load(bundles["causal_tiny"])
+    histories = asked(ready)[0][:4]
+    found = ready.answer(histories, Question(k=3)).lists
+    batch, module = ready.batch(histories), scorer(ready.bundle)
+    assert found.codes_BKL is not None
+    with torch.no_grad():
+        logp_BL = module(batch.tokens_BS, found.codes_BKL[:, 0])
+    if not ready.bundle.card.constrained:
+        assert torch.allclose(logp_BL.sum(1), found.scores_BK[:, 0], atol=1e-4)
+
+
+def test_hugging_face_and_back(bundles: dict[str, Path]) -> None:
+    from models.hugging_face import from_hugging_face
+
+    model, back = Bundle.load(bundles["tiger_tiny"]).model, from_hugging_face(bundles["tiger_tiny"] / "hugging_face")
+    assert isinstance(model, Tiger) and back.tokens == model.tokens
+    assert {n: w.tolist() for n, w in back.state_dict().items()} == {
+        n: w.tolist() for n, w in model.state_dict().items()
+    }
+    with pytest.raises(UserError, match="config.json"):
+        from_hugging_face(bundles["sasrec_tiny"])
+
+
+def test_a_hugging_face_folder_that_is_not_whole(bundles: dict[str, Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from models.hugging_face import from_hugging_face
+
+    copy = tmp_path / "copy"
+    shutil.copytree(bundles["tiger_tiny"] / "hugging_face", copy)
+    weights = load_file(copy / "model.safetensors")
+    lacking = {name: weight for name, weight in weights.items() if "encoder.block.0.layer.1" not in name}
+    save_file(lacking, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="weights are missing"):
+        from_hugging_face(copy)
+    (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:999])
+    with pytest.raises(UserError, match="no whole T5"):
+        from_hugging_face(copy)
+    (copy / "config.json").write_text("{")
+    with pytest.raises(UserError, match="no whole T5"):
+        from_hugging_face(copy)
+
+
+def test_exports_are_whole_or_refused(
+    runs: dict[str, Path], bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_folder, bundle = str(runs["sasrec_tiny"]), bundles["sasrec_tiny"]
+    assert export.main([run_folder, str(bundle)]) == 2
+    assert "force=true" in capsys.readouterr().err
+    assert export.main([run_folder, str(bundle), "force=true"]) == 0
+    capsys.readouterr()
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/thesis.txt").write_text("years")
+    assert export.main([run_folder, str(tmp_path / "precious"), "force=true"]) == 2
+    assert "is not replaced" in capsys.readouterr().err and (tmp_path / "precious/thesis.txt").exists()
+    assert export.main([str(runs["glass_tiny"]), str(tmp_path / "glass"), "scorer=true"]) == 2
+    assert "no exported scorer" in capsys.readouterr().err and not (tmp_path / "glass").exists()
+    assert export.main([run_folder, str(tmp_path / "copy"), "examples=false"]) == 0
+    assert not Bundle.load(tmp_path / "copy").examples.num_rows
+    for name in ("model.safetensors", "items.parquet", "bundle.json"):
+        whole = (tmp_path / "copy" / name).read_bytes()
+        middle = len(whole) // 2
+        other = whole[:middle] + bytes(255 - byte for byte in whole[middle : middle + 8]) + whole[middle + 8 :]
+        for damaged in (whole[:middle], other):
+            (tmp_path / "copy" / name).write_bytes(damaged)
+            with pytest.raises(
+                UserError, match="no whole bundle" if name == "bundle.json" else "damaged or was changed"
+            ):
+                Bundle.load(tmp_path / "copy")
+        (tmp_path / "copy" / name).write_bytes(whole)
+    card = json.loads((tmp_path / "copy/bundle.json").read_text())
+    for change, said in (
+        ({"format": 9}, "format 9"),
+        ({"model": {"kind": "Unheard"}}, "Unheard"),
+        ({"model": {**card["model"], "revision": 9}}, "computes otherwise since"),
+    ):
+        (tmp_path / "copy/bundle.json").write_text(json.dumps({**card, **change}))
+        with pytest.raises(UserError, match=said):
+            Bundle.load(tmp_path / "copy")
+
+
+def test_runs_that_lie_on_another_disk_are_found_with_their_artifacts(runs: dict[str, Path], tmp_path: Path) -> None:
+    disk, here = tmp_path / "disk/runs", tmp_path / "here"
+    shutil.copytree(runs["sasrec_tiny"], disk / "sasrec_tiny/x")
+    here.mkdir()
+    (here / "runs").symlink_to(disk)
+    (here / "artifacts").symlink_to(runs["sasrec_tiny"].parents[2] / "artifacts")
+    assert bundle_of(here / "runs/sasrec_tiny/x").items.num_rows
+    link = tmp_path / "elsewhere/runs/sasrec_tiny/x"
+    (tmp_path / "elsewhere/artifacts/prepare").mkdir(parents=True)
+    link.parent.mkdir(parents=True)
+    link.symlink_to(runs["sasrec_tiny"])
+    assert bundle_of(link).items.num_rows, "beside artifacts that are another's"
+
+
+def test_a_p5_that_began_as_a_t5_needs_that_no_more(tmp_path: Path) -> None:
+    peer, output = tmp_path / "t5", tmp_path / "out"
+    shape = named("p5_tiny").model.shape
+    T5ForConditionalGeneration(t5_config(shape, 50)).save_pretrained(peer)
+    arguments = ["p5_tiny", *SMALL, *SHORT, f"model.weights={peer}", f"output_dir={output}"]
+    done = run(arguments)
+    save_file(load_file(peer / "model.safetensors"), peer / "model.safetensors", {"format": "pt", "other": "yes"})
+    assert Pipeline(done.config).train.hash != done.train.hash
+    shutil.rmtree(peer)
+    assert export.main([str(done.train.folder), str(tmp_path / "bundle")]) == 0
+    ready, moved = recommender(done.train.folder), Recommender.load(tmp_path / "bundle")
+    history = [[0, 1, 2]]
+    assert ready.answer(history, Question()).lists.items_BK.equal(moved.answer(history, Question()).lists.items_BK)
+
+
+def test_a_run_that_is_not_trained_to_its_end_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    half = tmp_path / "runs/sasrec_tiny/x"
+    shutil.copytree(runs["sasrec_tiny"], half)
+    (half / "train.manifest.json").unlink()
+    with pytest.raises(UserError, match="not trained to its end"):
+        bundle_of(half)
+
+
+def test_a_run_of_code_that_computed_otherwise_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    old = tmp_path / "runs/sasrec_tiny/x"
+    shutil.copytree(runs["sasrec_tiny"], old)
+    manifest = json.loads((old / "train.manifest.json").read_text())
+    for change in ({"version": VERSIONS["train"] - 1}, {"revision": 9}):
+        (old / "train.manifest.json").write_text(json.dumps({**manifest, "inputs": {**manifest["inputs"], **change}}))
+        with pytest.raises(UserError, match="of another version .* train again, or use its commit"):
+            bundle_of(old)
+
+
+def test_weights_or_vectors_that_the_run_did_not_write_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(runs["sidlight_tiny"], tmp_path / "runs/sidlight_tiny/x")
+    artifacts = runs["sidlight_tiny"].parents[2] / "artifacts"
+    for stage in ("prepare", "embed", "tokenize"):
+        shutil.copytree(artifacts / stage, tmp_path / "artifacts" / stage)
+    assert bundle_of(tmp_path / "runs/sidlight_tiny/x").items.num_rows
+    stages = json.loads((tmp_path / "runs/sidlight_tiny/x/environment.json").read_text())["stages"]
+    vectors = tmp_path / "artifacts/embed" / stages["embed"] / "vectors.npy"
+    for path in (vectors, tmp_path / "runs/sidlight_tiny/x/checkpoints/best.ckpt"):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-2000] + bytes(64) + whole[-1936:])
+        with pytest.raises(UserError, match=f"{path.name} is damaged: its contents are not those the stage wrote"):
+            bundle_of(tmp_path / "runs/sidlight_tiny/x")
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("config.yaml", "a: [b"), ("config.yaml", ""), ("environment.json", "{}"), ("test.json", "{}")],
+)
+def test_a_damaged_run_is_told(name: str, content: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(runs["sasrec_tiny"], tmp_path / "runs/sasrec_tiny/x")
+    (tmp_path / "artifacts").symlink_to(runs["sasrec_tiny"].parents[2] / "artifacts")
+    (tmp_path / "runs/sasrec_tiny/x" / name).write_text(content)
+    with pytest.raises(UserError, match="is damaged .* Repeat its command"):
+        bundle_of(tmp_path / "runs/sasrec_tiny/x")
