@@ -105,6 +105,9 @@ class TrainConfig:
         require(self.max_epochs >= 1, "train.max_epochs", self.max_epochs, "at least 1")
         fits = 1 <= self.validate_every <= self.max_epochs or not learns
         require(fits, "train.validate_every", self.validate_every, f"1 to train.max_epochs={self.max_epochs}")
+        used = self.max_epochs % self.validate_every == 0 or not learns
+        expected = f"a divisor of train.max_epochs={self.max_epochs}: what is learnt behind the last validation is lost"
+        require(used, "train.validate_every", self.validate_every, expected)
         key, minutes = "train.checkpoint_minutes", self.checkpoint_minutes
         require(0 < minutes < math.inf, key, minutes, "above 0")
         require(self.patience >= 0, "train.patience", self.patience, "at least 0")
@@ -345,6 +348,9 @@ def check(config: RunConfig) -> None:
     whole = config.model.learns_from == "prefixes" or not config.sequences.item_dropout
     expected = "0: it is about prefixes; models that learn from windows have model.item_dropout, or none"
     require(whole, "sequences.item_dropout", config.sequences.item_dropout, expected)
+    seen = not (config.split.cold_share and config.tokenizer.reassign)
+    expected = "false with split.cold_share: an item that nobody has seen must not get a code of its own"
+    require(seen, "tokenizer.reassign", config.tokenizer.reassign, expected)
     able = [name for name, kind in TOKENIZERS.items() if kind.has_last_level]
     possible = config.tokenizer.has_last_level or not config.tokenizer.reassign
     expected = f"false: of the tokenizers, {', '.join(able)} have distances to the codes of a last level"

@@ -89,7 +89,7 @@ def _bundle_of(run: Path) -> Bundle:
     split = splitting.build(catalog)
     table = SIDTable.load(artifacts / "tokenize" / stages["tokenize"]) if isinstance(model, GenerativeConfig) else None
     embedded = artifacts / "embed" / stages.get("embed", "")
-    inputs = model_inputs(model, catalog, split, embedded)
+    inputs = model_inputs(model, catalog, split, embedded, new=splitting.cold_share > 0)
     reads_long = isinstance(model, GenerativeConfig) and model.reads_long
     card = Card(
         name=config["name"],
@@ -117,8 +117,11 @@ def provenance(run: Path) -> dict[str, Any]:
     return {"run": run.resolve().name, **kept, "test": {} if test is None else test["metrics"]}
 
 
-def model_inputs(model: ModelConfig, catalog: Catalog, split: Split, embedded: Path) -> dict[str, torch.Tensor]:
-    """What a model is built from besides its sizes (see `serving.bundle.build`); `embedded`: the embed stage's folder.
+def model_inputs(
+    model: ModelConfig, catalog: Catalog, split: Split, embedded: Path, new: bool
+) -> dict[str, torch.Tensor]:
+    """What a model is built from besides its sizes (see `serving.bundle.build`); `embedded`: the embed stage's folder;
+    `new`: whether some items were held back from the training.
 
     Raises UserError where that is needed and not what the stage wrote.
     """
@@ -132,6 +135,8 @@ def model_inputs(model: ModelConfig, catalog: Catalog, split: Split, embedded: P
     ):
         files = read_json(embedded / "embed.manifest.json")["files"]
         require_files(embedded, "embed", files, f"Remove {embedded} and repeat the run's command.")
+        if new and isinstance(model, GenerativeConfig):
+            inputs["new_N"] = torch.from_numpy(learnt_counts(catalog, split) == 0)
         inputs["vectors_ND"] = torch.from_numpy(np.load(embedded / "vectors.npy").astype(np.float32))
     return inputs
 

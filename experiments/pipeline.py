@@ -21,7 +21,7 @@ from experiments.named import named
 from experiments.provenance import provenance
 from experiments.stages import LAST, VERSIONS, Stage, file_hash, fingerprint, process_rank, raw_hash, write_atomically
 from models.classic_configs import ClassicConfig
-from models.configs import Content, GenerativeConfig
+from models.configs import Content, GenerativeConfig, SidlightConfig
 from sid.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -107,6 +107,8 @@ class Pipeline:
         inputs["version"] = VERSIONS["train"]
         if revision := self.config.model.revision:
             inputs["revision"] = revision
+        if self.config.split.cold_share and isinstance(self.config.model, SidlightConfig):
+            inputs["new_items"] = "not told from others"  # which they were before
         weights = getattr(self.config.model, "weights", "")
         given = sorted(Path(weights).glob("[!.]*")) if weights else []
         if hashes := [file_hash(path) for path in given if path.is_file()]:
@@ -194,7 +196,8 @@ class Pipeline:
         module: RetrieverModule
         if isinstance(model, GenerativeConfig):
             table, reads_long = self.table, model.reads_long
-            content = Content(table.codes_NL, self._vectors()) if model.reads_content else None
+            new_N = torch.from_numpy(self._new()) if config.split.cold_share else None
+            content = Content(table.codes_NL, self._vectors(), new_N) if model.reads_content else None
             network = model.build(table.codebook_sizes, config.sequences.max_items, content)
             module = GenerativeModule(network, config.optimizer, config.seed)
             tokens = module.model.tokens
@@ -209,6 +212,10 @@ class Pipeline:
 
     def _vectors(self) -> np.ndarray:
         return np.load(self.embed.folder / "vectors.npy", mmap_mode="r")
+
+    def _new(self) -> np.ndarray:
+        """(N,) bool: items that are in no history or target of the training."""
+        return learnt_counts(self.catalog, self.split) == 0
 
     def _known(self, model: ClassicConfig) -> "Known":
         """What a classic model is built from."""
@@ -274,7 +281,7 @@ class Pipeline:
         vectors_ND, own = self._shared_vectors()
         new_N = np.zeros(len(vectors_ND), dtype=bool)
         if self.config.split.cold_share:
-            new_N[own] = learnt_counts(self.catalog, self.split) == 0
+            new_N[own] = self._new()
         whole = SIDTable.resolve(
             tokenize(
                 config,

@@ -50,7 +50,7 @@ def tokenize(
     """
     rows = known_X[drawn(known_X, config.sample, config.seed)]
     fitted = torch.from_numpy(np.ascontiguousarray(vectors_ND[rows], dtype=np.float32))
-    require_vectors(fitted, config.codebook_sizes, sampled=len(rows) < len(vectors_ND))
+    require_vectors(fitted, config.codebook_sizes, sampled=len(rows) < len(known_X))
     context = Context(lambda module, epochs: train(module, epochs, folder, accelerator), lambda: collaborative(rows))
     tokenizer = config.fit(fitted, context)
     if not config.reassign:

@@ -143,7 +143,7 @@ def train(
         *watchers,
     ]
     if config.train.ema:
-        callbacks.insert(0, WeightAverage(decay=config.train.ema))  # before those that save a step
+        callbacks.insert(0, WeightAverage(decay=config.train.ema, use_buffers=False))  # before those that save a step
     resume = resume_from(checkpoints, "train")
     before = pretrain(config, module, data, run, done=resume is not None)
     fitter = trainer(

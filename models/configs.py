@@ -1,6 +1,7 @@
 """Sizes of the models. Light: a model's module (and torch) is imported when it is built, so a mistake in an override
 answers at once."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -26,6 +27,8 @@ class Content(NamedTuple):
     codes_NL: "Tensor"
     vectors_ND: "np.ndarray"
     """May be a mapped file."""
+    new_N: "Tensor | None" = None
+    """Items that training must know nothing of; None where there are none by intent."""
 
 
 @dataclass
@@ -150,7 +153,8 @@ class GlassConfig(TigerConfig):
         return Glass(
             self.shape,
             TokenSpace(codebook_sizes, self.num_user_tokens),
-            *content,
+            content.codes_NL,
+            content.vectors_ND,
             tiers=self.num_tiers if self.tier else 0,
             tier_norm=self.tier_norm,
             most=self.retrieved if self.search else 0,
@@ -234,8 +238,11 @@ class SidlightConfig(CausalConfig):
         super().check()
         require(self.form == "item", "model.form", self.form, "item")
         for name in ("item_loss", "judge"):
-            require(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "at least 0")
-        require(self.temperature > 0, "model.temperature", self.temperature, "above 0")
+            value = getattr(self, name)
+            require(0 <= value < math.inf, f"model.{name}", value, "a number of at least 0")
+        learnt = self.item_loss > 0 or not self.judge
+        require(learnt, "model.judge", self.judge, "0 with model.item_loss=0: nothing teaches it what whole items are")
+        require(0 < self.temperature < math.inf, "model.temperature", self.temperature, "a number above 0")
 
     def build(self, codebook_sizes: tuple[int, ...], max_items: int, content: Content | None = None) -> "Causal":
         from models.sidlight import Sidlight

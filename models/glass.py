@@ -108,6 +108,7 @@ class Glass(Tiger):
         neighbours: int,
         few: int,
     ) -> None:
+        most *= tokens.num_levels > 1  # what the first code brings back is for the codes behind it
         super().__init__(shape, tokens, Decoder(shape, lambda s: FusedLayer(s, gate)) if most else None)
         self.tiers, self.most, self.few = tiers, most, few
         num_codes = tokens.codebook_sizes[0]
@@ -133,7 +134,7 @@ class Glass(Tiger):
         return len(self.decoder.layers) if self.most else 0
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Glass":
-        """Moves the catalogue's tables with the model. They are no buffers: those are averaged and broadcast."""
+        """Moves the catalogue's tables with the model. They are no buffers: those are broadcast."""
         for name in ("codes_NL", "tier_NA", "near_AX"):
             if hasattr(self, name):
                 setattr(self, name, fn(getattr(self, name)))

@@ -60,7 +60,7 @@ class Sidlight(ItemCausal):
         super().__init__(trunk, depth, tokens, max_items, tied, item_dropout, smoothing)
         self.item_loss, self.temperature, self.judge = item_loss, temperature, judge
         self.trie = Trie.from_codes(content.codes_NL)
-        self.vectors_NE = centred(content.vectors_ND)
+        self.vectors_NE, self.new_N = centred(content.vectors_ND), content.new_N
         self.again = nn.Parameter(torch.zeros(1)) if repeats and item_loss else None
         """The cosine that an item of the history has more."""
         self.items = nn.Parameter(torch.empty(len(content.codes_NL), trunk.width).normal_(std=INIT_STD))
@@ -74,8 +74,9 @@ class Sidlight(ItemCausal):
         return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Sidlight":
-        """Moves the catalogue's tables with the model. They are no buffers: those are averaged and broadcast."""
+        """Moves the catalogue's tables with the model. They are no buffers: those are broadcast."""
         self.vectors_NE, self.trie, self.kept_ND = fn(self.vectors_NE), self.trie.each(fn), None
+        self.new_N = None if self.new_N is None else fn(self.new_N)
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, *args: Any) -> None:
@@ -88,7 +89,7 @@ class Sidlight(ItemCausal):
 
     def item_inputs(self, items_ML: Tensor) -> Tensor:
         item_M = self.numbers(items_ML)
-        own_MD = looked_up(self.items, item_M) + self.content(looked_up(self.vectors_NE, item_M))
+        own_MD = looked_up(self.own_items(), item_M) + self.content(looked_up(self.vectors_NE, item_M))
         return super().item_inputs(items_ML) + own_MD
 
     def window_loss(self, windows: Sequence[Windows]) -> Tensor:
@@ -100,7 +101,18 @@ class Sidlight(ItemCausal):
         if not (self.training and self.item_loss):
             return loss
         asked_XD, more = self.asked(states_XD, self.histories(windows))
-        return loss + self.item_loss * item_softmax(asked_XD, self.unit_items(), self.trie.find(codes_XL), more)
+        answers = self.answers(self.trie.find(codes_XL), more)
+        return loss + self.item_loss * item_softmax(asked_XD, *answers)
+
+    def answers(self, target_X: Tensor, more: Additions | None) -> tuple[Tensor, Tensor, Additions | None]:
+        """What the softmax over whole items is over, its targets and additions: items that are new are not in it, as
+        what is told apart from every target is learnt too."""
+        items_ND = self.unit_items()
+        if self.new_N is None:
+            return items_ND, target_X, more
+        place_N = (~self.new_N).cumsum(0) - 1
+        kept = None if more is None else more._replace(item_P=place_N[more.item_P])
+        return items_ND[~self.new_N], place_N[target_X], kept
 
     def histories(self, windows: Sequence[Windows]) -> Tensor:
         """(X, T), the items before each target of the windows; -1 from there on."""
@@ -114,8 +126,12 @@ class Sidlight(ItemCausal):
         return torch.cat([F.pad(part_XT, (0, longest - part_XT.shape[1]), value=-1) for part_XT in parts])
 
     def unit_items(self) -> Tensor:
-        """(N, D), all items at unit length."""
-        return F.normalize(self.items + self.content(self.vectors_NE), dim=1)
+        """(N, D), all items at unit length; of one that is new, its content alone."""
+        return F.normalize(self.own_items() + self.content(self.vectors_NE), dim=1)
+
+    def own_items(self) -> Tensor:
+        """(N, D), what is learnt of every item alone: nothing of one that is new."""
+        return self.items if self.new_N is None else self.items.masked_fill(self.new_N[:, None], 0.0)
 
     def asked(self, states_XD: Tensor, history_XT: Tensor) -> tuple[Tensor, Additions | None]:
         """What makes the logits of whole items: vectors (X, D) whose inner products with `unit_items` are cosines over

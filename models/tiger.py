@@ -43,10 +43,12 @@ class Tiger(nn.Module):
         return F.embedding(tokens_BS, self.embedding), tokens_BS == PAD
 
     def mask(self, padding_BS: Tensor) -> Tensor | None:
-        """(B, 1, 1, S) 0, or -inf for padding. None where a look, which only a CPU takes, finds no padding."""
+        """(B, 1, 1, S) 0, or -inf for padding behind the first place, so that every row has something to look at. None
+        where a look, which only a CPU takes, finds no padding."""
         if padding_BS.device.type == "cpu" and not torch.compiler.is_compiling() and not padding_BS.any():
             return None
-        mask_BS = torch.zeros_like(padding_BS, dtype=self.embedding.dtype).masked_fill(padding_BS, -torch.inf)
+        mask_BS = torch.zeros_like(padding_BS, dtype=self.embedding.dtype)
+        mask_BS[:, 1:].masked_fill_(padding_BS[:, 1:], -torch.inf)
         return mask_BS[:, None, None]
 
     def encode(self, x_BSD: Tensor, padding_BS: Tensor) -> tuple[Tensor, Tensor | None]:

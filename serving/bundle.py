@@ -160,12 +160,13 @@ def build(
     """A freshly initialised model.
 
     Args:
-        inputs: vectors_ND, the content vectors, for a model that reads them; for classic ones also counts_N and, where
-            they read them, attributes_NA (see `models.next_item.Known`).
+        inputs: vectors_ND, the content vectors, for a model that reads them, with new_N (see `Content`), where there
+            are such items; for classic ones also counts_N and, where they read them, attributes_NA (see
+            `models.next_item.Known`).
     """
     if isinstance(config, GenerativeConfig) and table is not None:
         vectors_ND: np.ndarray | None = inputs["vectors_ND"].numpy() if "vectors_ND" in inputs else None
-        content = None if vectors_ND is None else Content(table.codes_NL, vectors_ND)
+        content = None if vectors_ND is None else Content(table.codes_NL, vectors_ND, inputs.get("new_N"))
         return config.build(table.codebook_sizes, card.max_items, content)
     if isinstance(config, ClassicConfig):
         named = {name: inputs.get(name) for name in ("vectors_ND", "attributes_NA")}

@@ -60,6 +60,8 @@ class FirstCodeGiven:
 
     def __init__(self, model: Generator, first_B: Tensor) -> None:
         self.model, self.first_B = model, first_B
+        if hasattr(model, "worth"):
+            self.worth = model.worth
 
     def next_logp(
         self, state: Any, level: int, codes_BK: Tensor | None, parents_BK: Tensor | None

@@ -71,6 +71,7 @@ def test_text_stays_as_it_was_written() -> None:
         ("train.devices=-1", "train.devices=-1: expected auto"),
         ("train.devices=two", "train.devices=two: expected auto"),
         ("train.validate_every=201", "train.validate_every=201: expected 1 to train.max_epochs=200"),
+        ("train.validate_every=3", "train.validate_every=3: expected a divisor of train.max_epochs=200"),
         ("train.max_epochs=0", "train.max_epochs=0: expected at least 1"),
         ("train.precision=bf16", "train.precision=bf16: expected 32-true or bf16-mixed"),
         ("train.accelerator=tpu", "train.accelerator=tpu: expected auto, cpu"),

@@ -126,6 +126,10 @@ def test_keys_of_the_chosen_tokenizer_may_come_in_any_order() -> None:
         (["combined_with=[causal_tiny,causal_tiny]"], "combined_with=['causal_tiny', 'causal_tiny']: expected every"),
         (["tokenizer=tree", "tokenizer.reassign=true"], "tokenizer.reassign=True: expected false: of the tokenizers, "),
         (["tokenizer=tree", "tokenizer.reassign=true"], "rqvae, vqvae, letter, rqkmeans, opq have distances to"),
+        (
+            ["split.cold_share=0.1", "tokenizer.reassign=true"],
+            "reassign=True: expected false with split.cold_share",
+        ),
         (["embed.whiten=-1"], "embed.whiten=-1: expected at least 0"),
         (["embed=minilm"], "embed=minilm: it has settings, embed.encoder, embed.path, embed.dim"),
         (["tokenizer=lsh", "tokenizer.codebook_sizes=[6]"], "tokenizer.codebook_sizes=[6]: expected powers of two"),

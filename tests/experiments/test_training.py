@@ -18,8 +18,10 @@ from datamodules.catalog import ITEM_SCHEMA, USER_SCHEMA, Catalog
 from datamodules.split import Examples, Split, SplitConfig
 from datamodules.synthetic import SyntheticConfig
 from experiments import trainers, training
-from experiments.config import EvaluationConfig, TrainConfig
+from experiments.config import EvaluationConfig, TrainConfig, override
 from experiments.example_users import example_users
+from experiments.named import named
+from experiments.pipeline import Pipeline
 from sid.decode import Recommendations
 from sid.errors import UserError
 from sid.table import SIDTable
@@ -78,6 +80,18 @@ def test_popularity_recommends_the_most_frequent_of_what_may_be_recommended() ->
     for k in (1, 5, 10, 20):
         assert found[f"recall@{k}"] == pytest.approx(np.isin(target_E, top[:k]).mean())
     assert found["coverage@10"] == pytest.approx(10 / 30)
+
+
+def test_a_running_mean_of_weights_leaves_tables_of_numbers_as_they_are(tmp_path, monkeypatch) -> None:
+    config = override(named("fdsa_tiny"), ["data.num_users=60", "train.max_epochs=1", "train.validate_every=1"])
+    config = override(config, ["train.ema=0.9995", "sequences.steps_per_epoch=3", f"output_dir={tmp_path}"])
+    pipeline = Pipeline(config)
+    pipeline.run("prepare", lambda *_: None)
+    module, data = pipeline.retriever()
+    before_NA = module.model.attributes_NA.clone()
+    monkeypatch.setattr(Pipeline, "retriever", lambda _: (module, data))
+    pipeline.run("train", lambda *_: None)
+    assert torch.equal(module.model.attributes_NA, before_NA)
 
 
 def test_only_what_may_be_recommended_is_decoded_or_counts_as_valid() -> None:

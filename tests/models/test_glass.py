@@ -15,7 +15,18 @@ from models.tiger import Tiger
 from sid.decode import beam_search
 from sid.errors import UserError
 from sid.trie import Trie
-from tests.models.tiny_glass import FEW_SIZES, MOST, SIZES, catalogue, content_of, every_gate, same, tiny, users
+from tests.models.tiny_glass import (
+    FEW_SIZES,
+    MOST,
+    NUM_ITEMS,
+    SIZES,
+    catalogue,
+    content_of,
+    every_gate,
+    same,
+    tiny,
+    users,
+)
 
 
 def test_without_tier_and_search_it_is_tiger_bit_for_bit() -> None:
@@ -70,6 +81,13 @@ def test_a_row_that_finds_nothing_is_tigers_beside_rows_that_find_something(gate
     assert ((ours_BLW - tigers_BLW).abs().amax(2)[[1, 3], 1:] > 1e-3).all()
 
 
+def test_nothing_is_found_for_codes_that_do_not_come() -> None:
+    model = tiny((NUM_ITEMS + 1,))
+    tokens_BS, codes_B1 = torch.randint(2, model.tokens.size, (2, 5)), torch.tensor([[3], [0]])
+    inside = model.look_inside(tokens_BS, torch.randint(0, NUM_ITEMS, (2, 9)), codes_B1)
+    assert model.gated_layers == 0 and inside.gate_GB is None and inside.loss.isfinite()
+
+
 def test_padding_of_the_long_history_changes_nothing() -> None:
     model = tiny()
     tokens_BS, long_BT = users(model)
@@ -111,7 +129,7 @@ def test_gradients_reach_every_parameter(gate: str, tier: bool) -> None:
 
 @pytest.mark.parametrize("num_tiers", [4, 7])
 def test_tiers_are_those_of_the_cosines_to_the_mean_vectors_of_the_first_codes(num_tiers: int) -> None:
-    codes_NL, vectors_ND = catalogue()
+    codes_NL, vectors_ND, _ = catalogue()
     edges = [-0.1, 0, 0.1] if num_tiers == 4 else [2 * tier / num_tiers - 1 for tier in range(1, num_tiers)]
     centred_ND = vectors_ND - vectors_ND.mean(0)
     tier_NA = tiny(num_tiers=num_tiers).tier_NA

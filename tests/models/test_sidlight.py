@@ -3,6 +3,7 @@
 Legend: B rows, T items, X targets, N items of the catalogue, L levels, D width.
 """
 
+import math
 from copy import deepcopy
 
 import numpy as np
@@ -15,7 +16,7 @@ from datamodules.batch import token_sequence
 from models.configs import CausalConfig, Content, SidlightConfig
 from models.item_softmax import item_logits, item_softmax
 from models.sidlight import Sidlight, centred
-from sid.decode import beam_search, recommended
+from sid.decode import FirstCodeGiven, beam_search, recommended
 from sid.errors import UserError
 from sid.table import SIDTable
 
@@ -31,10 +32,10 @@ def content() -> Content:
     return Content(table().codes_NL, np.random.default_rng(0).normal(size=(ITEMS, 6)).astype(np.float32))
 
 
-def tiny(item_loss: float = 0.5, repeats: bool = True) -> Sidlight:
+def tiny(item_loss: float = 0.5, repeats: bool = True, known: Content | None = None) -> Sidlight:
     torch.manual_seed(0)
     config = SidlightConfig(**SIZES, item_loss=item_loss, repeats=repeats)  # type: ignore[arg-type]
-    model = config.build(table().codebook_sizes, MAX_ITEMS, content())
+    model = config.build(table().codebook_sizes, MAX_ITEMS, known or content())
     assert isinstance(model, Sidlight)
     if model.again is not None:
         nn.init.constant_(model.again, -0.2)
@@ -196,6 +197,45 @@ def test_what_items_are_worth_follows_the_weights(monkeypatch: pytest.MonkeyPatc
     assert len(projections) == made + 3
 
 
+def test_training_knows_nothing_of_new_items_and_they_are_worth_their_content() -> None:
+    items_BT = histories(6, 4)
+    new_N = ~torch.isin(torch.arange(ITEMS), items_BT) & (torch.arange(ITEMS) % 2 == 0)
+    other = np.where(new_N.numpy()[:, None], np.float32(-3), content().vectors_ND)
+    assert new_N.sum() > 3
+    losses, centres = [], []
+    for vectors_ND in (content().vectors_ND, other):
+        model = tiny(known=Content(table().codes_NL, vectors_ND, new_N)).train()
+        centres.append(model.vectors_NE.clone())
+        model.vectors_NE[~new_N] = centres[0][~new_N]  # where vectors are centred depends on all
+        for part in (*model.trunk.layers, *model.depth.layers, model.trunk, model.depth):
+            part.rate = 0.0
+        loss = model.window_loss([windows(model, items_BT)])
+        loss.backward()
+        assert model.items.grad is not None and not model.items.grad[new_N].any() and model.items.grad[~new_N].any()
+        losses.append(loss.item())
+    assert losses[0] == losses[1]
+    assert tiny().train().window_loss([windows(model, items_BT)]).item() != losses[0]
+    model.eval()
+    with torch.no_grad():
+        state = model.begin(tokens(model, items_BT))
+        asked_BD, _ = model.asked(state.user_BD, items_BT)
+        alone_ND = F.normalize(model.content(model.vectors_NE), dim=1)
+        worth_BN = model.worth(state)
+    assert torch.allclose(worth_BN[:, new_N], model.judge * (asked_BD @ alone_ND.T)[:, new_N], atol=1e-4)
+
+
+def test_told_the_first_code_it_finds_no_less() -> None:
+    model, items_BT = tiny().eval(), histories(*[5] * 40)
+    target_B = torch.arange(40) % ITEMS
+    with torch.no_grad():
+        state = model.begin(tokens(model, items_BT))
+        told = FirstCodeGiven(model, table().codes_NL[target_B, 0])
+        plain, best = (recommended(asked, state, table().trie, 30) for asked in (model, told))
+    for row, target in enumerate(target_B.tolist()):
+        ours, theirs = plain.items_BK[row].tolist(), [item for item in best.items_BK[row].tolist() if item >= 0]
+        assert theirs == [item for item in ours if table().codes_NL[item, 0] == table().codes_NL[target, 0]]
+
+
 def test_places_without_an_item_stay_last() -> None:
     model = tiny().eval()
     with torch.no_grad():
@@ -228,7 +268,10 @@ def test_tables_move_with_the_model_and_are_no_weights() -> None:
 def test_mistakes() -> None:
     with pytest.raises(ValueError, match="codes and vectors"):
         SidlightConfig().build((4, 4), 8)
-    for change in ({"form": "flat"}, {"item_loss": -1.0}, {"temperature": 0.0}):
+    with pytest.raises(UserError, match="model.judge=4.0: expected 0 with model.item_loss=0"):
+        SidlightConfig(item_loss=0.0).check()
+    infinite = tuple({name: math.inf} for name in ("judge", "item_loss", "temperature"))
+    for change in ({"form": "flat"}, {"item_loss": -1.0}, {"temperature": 0.0}, *infinite):
         with pytest.raises(UserError, match=f"model.{next(iter(change))}"):
             SidlightConfig(**change).check()  # type: ignore[arg-type]
 

@@ -53,6 +53,15 @@ def test_padding_changes_nothing() -> None:
     torch.testing.assert_close(model(tokens_BS, codes_BL), model(padded, codes_BL))
 
 
+def test_a_row_without_any_token_has_numbers_and_leaves_the_others_theirs() -> None:
+    model = tiny()
+    tokens_BS, codes_BL = histories(model, [9, 4]), torch.tensor([[1, 2, 0], [3, 1, 2]])
+    with_none_CS = torch.cat([tokens_BS, torch.full_like(tokens_BS[:1], PAD)])
+    found = model(with_none_CS, codes_BL[[0, 1, 0]])
+    assert found.isfinite().all() and model.loss(with_none_CS, codes_BL[[0, 1, 0]]).isfinite()
+    torch.testing.assert_close(found[:2], model(tokens_BS, codes_BL))
+
+
 def test_a_later_target_code_changes_no_earlier_logits() -> None:
     model = tiny()
     tokens_BS = histories(model, [9])
