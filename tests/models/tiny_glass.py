@@ -27,6 +27,7 @@ def catalogue(sizes: tuple[int, ...] = SIZES) -> Content:
     """Items with distinct codes and random vectors; nobody has the last first code."""
     draw = torch.Generator().manual_seed(7)
     every_NL = torch.cartesian_prod(torch.arange(sizes[0] - 1), *(torch.arange(size) for size in sizes[1:]))
+    every_NL = every_NL.view(-1, len(sizes))
     codes_NL = every_NL[torch.randperm(len(every_NL), generator=draw)[:NUM_ITEMS]]
     return Content(codes_NL, torch.randn(NUM_ITEMS, 5, generator=draw).numpy())
 
