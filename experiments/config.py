@@ -105,9 +105,6 @@ class TrainConfig:
         require(self.max_epochs >= 1, "train.max_epochs", self.max_epochs, "at least 1")
         fits = 1 <= self.validate_every <= self.max_epochs or not learns
         require(fits, "train.validate_every", self.validate_every, f"1 to train.max_epochs={self.max_epochs}")
-        used = self.max_epochs % self.validate_every == 0 or not learns
-        expected = f"a divisor of train.max_epochs={self.max_epochs}: what is learnt behind the last validation is lost"
-        require(used, "train.validate_every", self.validate_every, expected)
         key, minutes = "train.checkpoint_minutes", self.checkpoint_minutes
         require(0 < minutes < math.inf, key, minutes, "above 0")
         require(self.patience >= 0, "train.patience", self.patience, "at least 0")
@@ -335,7 +332,12 @@ def check(config: RunConfig) -> None:
     require(config.logger in LOGGERS, "logger", config.logger, f"one of {', '.join(LOGGERS)}")
     for part in (config.split, config.embed, config.tokenizer, config.sequences, config.model, config.optimizer):
         part.check()
-    config.train.check(learns=not isinstance(config.model, ClassicConfig) or config.model.learns)
+    learns = not isinstance(config.model, ClassicConfig) or config.model.learns
+    config.train.check(learns)
+    epochs, every = config.train.max_epochs, config.train.validate_every
+    used = epochs % every == 0 or config.split.learn_validation or not learns
+    expected = f"a divisor of train.max_epochs={epochs}: what is learnt behind the last validation is thrown away"
+    require(used, "train.validate_every", every, expected)
     config.evaluation.check()
     whole = config.optimizer.kind != "adafactor" or config.train.strategy != "fsdp"
     expected = "adamw, and its learning_rate, weight_decay, warmup_steps and schedule, with train.strategy=fsdp"

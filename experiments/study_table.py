@@ -261,7 +261,7 @@ def sids(figures: Sequence[Mapping[str, Any]]) -> SIDs:
     """Means over the tables of the seeds."""
     left = [value for one in figures if (value := one.get("reconstruction", [None])[-1]) is not None]
     return SIDs(
-        sizes=figures[0]["codebook_sizes"][: len(figures[0]["usage"])],
+        sizes=figures[0]["codebook_sizes"][:-1] if figures[0].get("digit", True) else figures[0]["codebook_sizes"],
         largest_group=max(one["largest_group"] for one in figures),
         collision_rate=statistics.fmean(one["collision_rate"] for one in figures),
         usage=statistics.fmean(statistics.fmean(one["usage"]) for one in figures),

@@ -92,6 +92,7 @@ def figures(table: SIDTable, vectors_ND: np.ndarray, items: pa.Table) -> dict[st
     kept, near = reconstruction(codes_NL, sizes, vectors_ND), neighbourhood(prefix_NL, vectors_ND)
     return {
         "codebook_sizes": list(table.codebook_sizes),
+        "digit": table.digit,
         "usage": used.share_L.tolist(),
         "perplexity": used.perplexity_L.tolist(),
         "collision_rate": collision_rate(codes_NL),

@@ -124,8 +124,8 @@ def test_a_metric_that_there_is_not_ends_the_sweep(
 
 
 def test_a_trial_is_the_run_that_make_exp_has_on_one_device() -> None:
-    trial = sweep_trial.trial_config("sasrec_tiny", ["train.max_epochs=5"], {"model.width": 32})
-    run = override(named("sasrec_tiny"), ["train.max_epochs=5", "model.width=32", "train.devices=1"])
+    trial = sweep_trial.trial_config("sasrec_tiny", ["train.max_epochs=8"], {"model.width": 32})
+    run = override(named("sasrec_tiny"), ["train.max_epochs=8", "model.width=32", "train.devices=1"])
     assert Pipeline(trial).train.folder == Pipeline(run).train.folder
 
 
@@ -159,7 +159,7 @@ def test_no_trial_may_be_several_processes_or_learn_its_validation(
 
 def test_a_key_may_fit_the_values_of_the_sweep_alone(faked: type[Faked], tmp_path: Path) -> None:
     path = written(tmp_path, parameters={"train.max_epochs": {"values": [40, 80]}})
-    assert main(["causal_tiny", str(path), "train.validate_every=30", f"output_dir={tmp_path}"]) == 0
+    assert main(["causal_tiny", str(path), "train.validate_every=40", f"output_dir={tmp_path}"]) == 0
 
 
 def test_half_a_line_of_a_killed_command_is_cut_off_and_a_damaged_log_is_told(
