@@ -97,7 +97,7 @@ def sids_words(sids: SIDs | None) -> dict[str, str]:
     if sids is None:
         return dict.fromkeys(("codes", "collisions", "codes in use", "variance left"), "–")
     return {
-        "codes": f"{sizes_words(sids.sizes)} + {sids.largest_group}",
+        "codes": sizes_words(sids.sizes) + (f" + {sids.largest_group}" if sids.digit else ""),
         "collisions": share(sids.collision_rate),
         "codes in use": share(sids.usage),
         "variance left": share(sids.variance_left),

@@ -78,6 +78,8 @@ class SIDs:
     sizes: list[int]
     largest_group: int
     """Items of this catalogue with equal codes, at most."""
+    digit: bool
+    """Whether one more code tells them apart."""
     collision_rate: float
     usage: float
     """Share of the codes that have items, a mean over levels."""
@@ -260,8 +262,11 @@ def table_row(
 def sids(figures: Sequence[Mapping[str, Any]]) -> SIDs:
     """Means over the tables of the seeds."""
     left = [value for one in figures if (value := one.get("reconstruction", [None])[-1]) is not None]
+    digits = [one.get("digit", True) for one in figures]  # older tables all have one
+    sizes = figures[0]["codebook_sizes"]
     return SIDs(
-        sizes=figures[0]["codebook_sizes"][:-1] if figures[0].get("digit", True) else figures[0]["codebook_sizes"],
+        sizes=sizes[:-1] if digits[0] else sizes,
+        digit=any(digits),
         largest_group=max(one["largest_group"] for one in figures),
         collision_rate=statistics.fmean(one["collision_rate"] for one in figures),
         usage=statistics.fmean(statistics.fmean(one["usage"]) for one in figures),

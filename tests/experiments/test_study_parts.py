@@ -17,10 +17,10 @@ from experiments.named import glass_tiny
 from experiments.paired import Scores, history_lengths
 from experiments.studies import PLAIN, STUDIES
 from experiments.study import main, read
-from experiments.study_page import sections
+from experiments.study_page import sections, sids_words
 from experiments.study_plan import command as single
 from experiments.study_plan import plan
-from experiments.study_table import Row, Summary, Table, by_length
+from experiments.study_table import Row, Summary, Table, by_length, sids
 from tests.experiments.faked_study import ORACLE, WHOLE, command, glass
 
 
@@ -121,3 +121,12 @@ def test_quartiles_of_history_length_follow_all_targets() -> None:
     (grid,) = section.more
     assert [words[0].split(":")[0] for words in grid.rows] == ["all", *["quartile"] * 4]
     assert grid.rows[-1][2].startswith("1.0000 / ")
+
+
+@pytest.mark.parametrize(("digit", "words"), [(True, "2x16 + 1"), (False, "2x16")])
+def test_codes_are_told_with_the_digit_where_there_is_one(digit: bool, words: str) -> None:
+    sizes = [16, 16, 1] if digit else [16, 16]
+    figures = {"codebook_sizes": sizes, "digit": digit, "largest_group": 1, "collision_rate": 0.0, "usage": [1.0, 0.5]}
+    assert sids_words(sids([figures]))["codes"] == words
+    if digit:
+        assert sids_words(sids([{name: value for name, value in figures.items() if name != "digit"}]))["codes"] == words
