@@ -3,7 +3,7 @@
 #   NAME, STAGE, ARGS   experiment, last stage, overrides: make exp NAME=tiger_beauty ARGS="seed=2 model.num_layers=3"
 #   EXTRAS              what is installed (remembered): make setup EXTRAS=gpu,text,wandb,serve,dev on a CUDA machine
 #   PYTHON_BIN          the Python that makes the environment (>= 3.11)
-#   TORCH_INDEX         where torch comes from: TORCH_INDEX=https://download.pytorch.org/whl/cpu for the small CPU build
+#   TORCH_INDEX         where torch comes from (remembered): TORCH_INDEX=https://download.pytorch.org/whl/cpu for the small CPU build
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -14,15 +14,26 @@ PYTHON := .venv/bin/python
 UV := .venv/bin/uv
 SPREAD := --numprocesses auto --dist loadfile
 comma := ,
+space := $() $()
 DEFAULT_EXTRAS := cpu,text,wandb,serve,dev
 EXTRAS ?= $(or $(shell cat .venv/.extras 2>/dev/null),$(DEFAULT_EXTRAS))
+override EXTRAS := $(subst $(space),$(comma),$(strip $(subst $(comma), ,$(EXTRAS))))
 EXTRA_LIST := $(subst $(comma), ,$(EXTRAS))
+KNOWN_EXTRAS := $(shell sed -n '/^\[project.optional-dependencies\]/,/^\[tool/s/^\([a-z]*\) = .*/\1/p' pyproject.toml)
+$(if $(filter-out $(KNOWN_EXTRAS),$(EXTRA_LIST)),$(error EXTRAS=$(EXTRAS): expected some of $(KNOWN_EXTRAS)))
+TORCH_INDEX ?= $(shell cat .venv/.torch-index 2>/dev/null)
 $(if $(and $(filter cpu,$(EXTRA_LIST)),$(filter gpu,$(EXTRA_LIST))),$(error EXTRAS=$(EXTRAS): cpu or gpu, never both))
-STAMP := .venv/.setup-$(subst $(comma),-,$(EXTRAS))
+STAMP := .venv/.setup-$(subst $(comma),-,$(EXTRAS))$(if $(TORCH_INDEX),-$(subst /,-,$(subst :,,$(TORCH_INDEX))))
 UNWANTED := $(if $(filter gpu,$(EXTRA_LIST)),faiss-cpu,faiss-gpu)
 
 # uv reads neither pip's settings nor, unless told, the machine's certificates.
-export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+export UV_FIND_LINKS ?= $(subst $(space),$(comma),$(strip $(PIP_FIND_LINKS)))
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+ifdef PIP_EXTRA_INDEX_URL
+export UV_INDEX ?= $(PIP_EXTRA_INDEX_URL)
+endif
 export UV_SYSTEM_CERTS ?= true
 # glibc otherwise returns large temporary tensors to the system at once: half the time of decoding is page faults.
 export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
@@ -44,7 +55,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check "uv>=0.5,<1"
 	@$(UV) pip uninstall --quiet --python $(PYTHON) $(UNWANTED)
 	$(UV) pip install --python $(PYTHON) --constraint constraints.txt \
+	  $$([ "$$(cat .venv/.torch-index 2>/dev/null)" = "$(TORCH_INDEX)" ] || echo --reinstall-package torch) \
 	  $(if $(TORCH_INDEX),--index $(TORCH_INDEX) --index-strategy unsafe-best-match) --editable ".[$(EXTRAS)]"
+	@echo "$(TORCH_INDEX)" > .venv/.torch-index
 	@touch $@
 
 exp: $(STAMP)  ## run an experiment: NAME=tiger_beauty [STAGE=prepare] [ARGS="seed=2 ..."]; without NAME, list them

@@ -80,6 +80,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path)
     options, overrides = parser.parse_known_args()
+    if "=" in options.name:
+        options.name, overrides = parser.get_default("name"), [options.name, *overrides]
     top = Path(tempfile.mkdtemp(prefix="kills_", dir=options.folder))
     start = time.monotonic()
     whole = begin(command(options.name, overrides, top / "whole"), top / "whole.log")

@@ -8,8 +8,8 @@ over all items, targets a batch, learning rate; items of the history stay in the
 sequential models. Not equal, and not an option there: every prefix is a sample of its own, padded to the longest
 history, without windows or buckets; Adam that is not fused (but for `learn`); a post-norm transformer with LayerNorm,
 biases and GELU. Its autocast is for training alone. RecBole turns autograd's anomaly mode on for every sequential model
-(its module of SINE does so when imported), which takes a third of a training step: off here, but where a job asks for
-it.
+(its module of SINE does so when imported), which takes about half of a training step: off here, but where a job asks
+for it.
 
 Legend: U users, M events, E test users.
 """

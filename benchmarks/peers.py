@@ -11,6 +11,8 @@ from typing import Any, cast
 from benchmarks.measure import Work
 
 CORNAC, RECBOLE = Path(".venv-peers/bin/python"), Path(".venv-recbole/bin/python")
+HALF = ".installing"
+"""There until all is installed: what was interrupted is made again."""
 RECBOLE_PINS = (
     "numpy==1.26.4 pandas==2.2.3 scipy==1.14.1 scikit-learn==1.5.2 PyYAML==6.0.3 tqdm==4.70.1 colorlog==4.7.2 "
     "colorama==0.4.4 texttable==1.7.2 tensorboard==2.21.0 setuptools==80.10.2"
@@ -30,7 +32,7 @@ class Peer:
     def __init__(
         self, python: Path, install: Callable[[Path], None], script: str, save: Callable[[Path], object]
     ) -> None:
-        if not python.exists():
+        if not python.exists() or (python.parent.parent / HALF).exists():
             install(python)
         self.folder = tempfile.TemporaryDirectory()
         problem, self.log = Path(self.folder.name) / "problem.npz", Path(self.folder.name) / "log.txt"
@@ -70,7 +72,11 @@ def _install(python: Path, *packages: list[str]) -> None:
     import torch
 
     print(f"making {python.parent.parent} (two or three minutes)", file=sys.stderr)
+    half = python.parent.parent / HALF
+    half.parent.mkdir(parents=True, exist_ok=True)
+    half.touch()
     subprocess.run([sys.executable, "-m", "venv", python.parent.parent], check=True)
     pip = [str(python), "-m", "pip", "install", "--quiet"]
     for some in ([f"torch=={torch.__version__.split('+')[0]}"], *packages):
         subprocess.run([*pip, *some], check=True)
+    half.unlink()

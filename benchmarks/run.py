@@ -46,6 +46,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.run and options.part != "decode":
         parser.error("--run decodes with a trained model: write --part decode")
+    if options.part == "quality" and options.no_cornac:
+        parser.error("--part quality compares with cornac: leave out --no-cornac")
     tune_process()
     try:
         Bench(options).run()
@@ -146,7 +148,8 @@ class Bench:
             ties = [self.tied(tokens_BS[i : i + 1], a_BK[i], b_BK[i], constrained) for i in differ]
             which = f"{beams}_constrained" if constrained else beams
             result[f"identical_lists_{which}"] = same_B.float().mean().item()
-            result[f"identical_up_to_ties_{which}"] = (int(same_B.sum()) + sum(ties)) / len(same_B)
+            alike = result[f"identical_up_to_ties_{which}"] = (int(same_B.sum()) + sum(ties)) / len(same_B)
+            assert alike == 1, f"{which} beams: {1 - alike:.1%} of the lists differ by more than rounding"
         return result
 
     def tied(self, tokens_1S: Any, ours_K: Any, theirs_K: Any, constrained: bool) -> bool:
@@ -206,7 +209,7 @@ class Bench:
             for size in (OUR_BATCH, THEIR_BATCH)
         )
         collate, users = self.problem.data.collate(self.problem.data.split.test), self.problem.users(4 * THEIR_BATCH)
-        theirs = [collate(rows).tokens_BS for rows in users.reshape(2, -1)]
+        theirs = [collate(rows).tokens_BS for rows in users.reshape(-1, THEIR_BATCH)]
         self.peer.eval()
 
         bare = [batch.tokens_BS for batch in self.problem.typical_batches(self.problem.windows, OUR_BATCH)]

@@ -11,10 +11,13 @@ import asyncio
 import json
 import os
 import random
+import socket
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -22,7 +25,6 @@ import pyarrow.parquet as pq
 from experiments.export import export
 from serving.bundle import EXAMPLES, ITEMS
 
-PORT = 8761
 BATCHES = (64, 1)
 
 
@@ -38,9 +40,9 @@ async def ask(body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamW
     return int(answer.split(b" ")[1])
 
 
-async def client(bodies: list[bytes], left: list[int], seconds: list[float]) -> None:
+async def client(port: int, bodies: list[bytes], left: list[int], seconds: list[float]) -> None:
     """Asks until nothing is left to ask."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", PORT)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     while left[0]:
         left[0] -= 1
         start = time.perf_counter()
@@ -51,32 +53,46 @@ async def client(bodies: list[bytes], left: list[int], seconds: list[float]) -> 
     writer.close()
 
 
-async def load(bodies: list[bytes], clients: int, requests: int) -> tuple[float, list[float]]:
+async def load(port: int, bodies: list[bytes], clients: int, requests: int) -> tuple[float, list[float]]:
     """Requests a second, and how long each of them took."""
     left, seconds = [requests], []
     start = time.perf_counter()
-    await asyncio.gather(*(client(bodies, left, seconds) for _ in range(clients)))
+    await asyncio.gather(*(client(port, bodies, left, seconds) for _ in range(clients)))
     return requests / (time.perf_counter() - start), seconds
 
 
 def bodies_of(bundle: Path) -> list[bytes]:
     raw_ids = pq.read_table(bundle / ITEMS)["item"].to_pylist()
     histories = pq.read_table(bundle / EXAMPLES)["history"].to_pylist()
+    if not histories:
+        raise SystemExit(f"{bundle} has no examples to ask about; export it again with examples=true")
     return [json.dumps({"history": [raw_ids[item] for item in history]}).encode() for history in histories]
 
 
-def start(bundle: Path, batch: int) -> subprocess.Popen[bytes]:
-    """The service, once it answers."""
-    command = [sys.executable, "-m", "experiments.serve", str(bundle), f"port={PORT}", f"batch={batch}"]
+@contextmanager
+def serving(bundle: Path, batch: int, bodies: list[bytes]) -> Iterator[int]:
+    """The port of the service, once it answers."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = int(free.getsockname()[1])
+    command = [sys.executable, "-m", "experiments.serve", str(bundle), f"port={port}", f"batch={batch}"]
     service = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
-    for _ in range(600):
-        try:
-            asyncio.run(load(bodies_of(bundle)[:1], 1, 3))
-            return service
-        except OSError:
-            time.sleep(0.1)
-    service.kill()
-    raise RuntimeError("the service did not start within a minute")
+    try:
+        answers = False
+        for _ in range(600):
+            if service.poll() is not None:
+                raise SystemExit(f"the service ended with code {service.returncode}")
+            try:
+                asyncio.run(load(port, bodies[:1], 1, 3))
+                answers = True
+                break
+            except OSError:
+                time.sleep(0.1)
+        if not answers:
+            raise SystemExit("the service did not start within a minute")
+        yield port
+    finally:
+        service.terminate()
+        service.wait()
 
 
 def main() -> None:
@@ -85,6 +101,8 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--requests", type=int, default=600)
     options = parser.parse_args()
+    if options.requests < 2 or min(options.clients) < 1:
+        parser.error("--requests: expected at least 2; --clients: at least 1")
     bundle = options.run
     if not (bundle / ITEMS).exists():
         bundle = Path("artifacts/serving") / options.run.name
@@ -92,15 +110,11 @@ def main() -> None:
     bodies = bodies_of(bundle)
     print(f"{'batch':>6}{'clients':>9}{'requests/s':>12}{'p50 ms':>9}{'p99 ms':>9}")
     for batch in BATCHES:
-        service = start(bundle, batch)
-        try:
+        with serving(bundle, batch, bodies) as port:
             for clients in options.clients:
-                rate, seconds = asyncio.run(load(bodies, clients, options.requests))
+                rate, seconds = asyncio.run(load(port, bodies, clients, options.requests))
                 cuts = statistics.quantiles(seconds, n=100)
                 print(f"{batch:>6}{clients:>9}{rate:>12.0f}{cuts[49] * 1000:>9.1f}{cuts[98] * 1000:>9.1f}", flush=True)
-        finally:
-            service.terminate()
-            service.wait()
 
 
 if __name__ == "__main__":

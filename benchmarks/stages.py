@@ -32,6 +32,11 @@ HEAVY = "experiments.training"
 """Imports what every run does: torch, Lightning, torchmetrics."""
 
 
+def default() -> str:
+    """The experiment, where none is named."""
+    return "tiger_beauty" if os.environ.get("DATA_DIR") else "tiger_tiny"
+
+
 class Spent(NamedTuple):
     """What a stage took."""
 
@@ -74,7 +79,8 @@ def spent(config: RunConfig, stage: str) -> Spent:
 
 def run(arguments: list[str]) -> None:
     own = {"stage": ""}
-    name, *overrides = take(arguments, own)
+    given = take(arguments, own)
+    name, *overrides = given if given and "=" not in given[0] else [default(), *given]
     require_named(name)
     importlib.import_module(HEAVY)
     console = Console(width=120)
@@ -93,5 +99,4 @@ def run(arguments: list[str]) -> None:
 if __name__ == "__main__":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     tune_process()
-    default = ["tiger_beauty" if os.environ.get("DATA_DIR") else "tiger_tiny"]
-    sys.exit(answer(sys.argv[1:] or default, __doc__ or "", run))
+    sys.exit(answer(sys.argv[1:], __doc__ or "", run))

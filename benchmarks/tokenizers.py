@@ -29,6 +29,7 @@ from benchmarks.measure import tune_process
 from experiments.config import TOKENIZERS
 from experiments.tokenize import train
 from sid.collisions import collision_rate
+from sid.errors import UserError
 from sid.table import SIDTable
 from sid.tokenizers import CHUNK, Context, assign, drawn
 
@@ -124,7 +125,10 @@ def main() -> None:
         for name in options.only:
             (folder / name).mkdir()
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                found = pool.apply(measure, (name, folder / "vectors.npy", options.sample, options.device))
+                try:
+                    found = pool.apply(measure, (name, folder / "vectors.npy", options.sample, options.device))
+                except UserError as error:
+                    raise SystemExit(f"error: {name}: {error}") from error
             cells = f"{found['fit']:.1f}", f"{found['rate']:,.0f}", f"{found['resolve']:.1f}"
             table.add_row(name, *cells, f"{found['peak']:.2f}", f"{found['collisions']:.1%}")
             Console().print(table)

@@ -31,8 +31,9 @@ def collaborative(catalog: Catalog, split: Split, seed: int, width: int = 32) ->
     user_P, item_P = training_pairs(catalog, split)
     confidence_P = np.full(len(user_P), CONFIDENCE, dtype=np.float32)
     chosen_UN = csr_matrix((confidence_P, (user_P, item_P)), shape=(catalog.num_users, catalog.num_items))
+    model = als_or_error()  # before the limit, which holds for what is loaded
     with threadpool_limits(1, "blas"):
-        factors = als_or_error()(factors=width, random_state=seed, num_threads=torch.get_num_threads())
+        factors = model(factors=width, random_state=seed, num_threads=torch.get_num_threads())
         factors.fit(chosen_UN, show_progress=False)
     vectors_NC = torch.from_numpy(factors.item_factors)
     chosen_N = torch.zeros(catalog.num_items, dtype=torch.bool)

@@ -27,7 +27,7 @@ class SequenceConfig:
     eval_batch_size: int = 64
     """Users decoded at a time."""
     steps_per_epoch: int = 0
-    """Training steps between two validations; 0: one pass over all training examples."""
+    """Training steps of an epoch; 0: one pass over all training examples."""
     eval_users: int = 0
     """Validate on this many users, the same random ones whatever the seed; 0: on all. The test is always on all."""
 

@@ -304,8 +304,8 @@ def _read_parquet(path: Path, items: pa.Table) -> np.ndarray:
         raise UserError(f"{path} lacks {row_N.null_count} of the {len(wanted)} catalogue items, first: {first!r}")
 
     lengths = pc.fill_null(pc.list_value_length(table["vector"]), 0).to_numpy()
-    width = int(lengths[0])
-    odd = (lengths != width) if width else (lengths == 0)
+    width = int(lengths[np.argmax(lengths > 0)])
+    odd = (lengths != width) | (lengths == 0)
     if odd.any():
         row = int(odd.argmax())
         raise UserError(f"{path}: the vector of item {ids[row].as_py()!r} has {lengths[row]} numbers, others {width}")

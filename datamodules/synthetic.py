@@ -53,6 +53,7 @@ class SyntheticConfig(CatalogConfig):
     num_items: int = 200
     num_categories: int = 8
     mean_length: float = 12.0
+    """Events of a user, before histories are cut to as many as a category has items."""
     series_length: int = 5
     sequel_probability: float = 0.6
     wander_probability: float = 0.1

@@ -76,7 +76,13 @@ def compare(folders: Sequence[Path], out: Path, image: Path | None) -> None:
     """Prints the table, writes the page and, where it is wanted, the drawing of quality. Raises UserError."""
     from rich.console import Console
 
-    runs = [read_run(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)]
+    different = list(dict.fromkeys(folder.resolve() for folder in folders))
+    empty = [folder for folder in different if folder.is_dir() and not any(folder.glob("**/config.yaml"))]
+    if len(empty) < len(different):
+        for folder in empty:
+            print(f"left out, as nothing is in it yet: {folder}")
+        different = [folder for folder in different if folder not in empty]
+    runs = [read_run(folder) for folder in different]
     groups = by_config(runs)
     labels = label(groups)
     blocks, warnings = table_rows(groups), cautions(runs)

@@ -44,9 +44,11 @@ def serve(arguments: Sequence[str]) -> None:
 def bound(host: str, port: int) -> socket.socket:
     """What listens there. Raises UserError where the port is taken, or the host is none of this machine's."""
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        place = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise UserError(f"host={host} port={port} cannot be served: {error.strerror}; choose another") from error
+    place.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else an answer's body waits for the head's receipt
+    return place
 
 
 def main(arguments: list[str]) -> int:

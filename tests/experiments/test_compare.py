@@ -287,6 +287,17 @@ def test_the_table_keeps_every_figure_on_a_narrow_terminal(
     ] * 2
 
 
+def test_a_run_that_has_only_its_folder_is_left_out_beside_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, begun = make(tmp_path / "toy" / "a"), tmp_path / "toy" / "b"
+    begun.mkdir()
+    assert main([str(folder), str(begun), "--out", str(tmp_path / "out.html")]) == 0
+    assert f"left out, as nothing is in it yet: {begun}" in capsys.readouterr().out.replace("\n", "")
+    assert main([str(begun), "--out", str(tmp_path / "out.html")]) == 2
+    assert "is no run: it holds no config.yaml" in capsys.readouterr().err
+
+
 def test_runs_that_were_never_validated_have_no_drawing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make(tmp_path / "toy" / "a", finished=False)
     (folder / "metrics.csv").write_text("epoch,cpu_seconds,train/loss\n1,30,4.0\n")

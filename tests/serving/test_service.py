@@ -245,6 +245,15 @@ def test_a_port_that_is_taken_is_told_before_any_address(
     assert f"port={port} cannot be served: " in said.err and not said.out
 
 
+def test_answers_do_not_wait_for_the_receipt_of_their_head() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with serve.bound("127.0.0.1", port) as place, socket.create_connection(("127.0.0.1", port)):
+        taken, _ = place.accept()
+        with taken:
+            assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_bundle_without_examples_says_so(ready: Recommender) -> None:
     bundle = replace(ready.bundle, examples=ready.bundle.examples.slice(0, 0))
     with TestClient(create_app(Recommender(bundle))) as client:
