@@ -31,9 +31,6 @@ export UV_FIND_LINKS ?= $(subst $(space),$(comma),$(strip $(PIP_FIND_LINKS)))
 ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
-ifdef PIP_EXTRA_INDEX_URL
-export UV_INDEX ?= $(PIP_EXTRA_INDEX_URL)
-endif
 export UV_SYSTEM_CERTS ?= true
 # glibc otherwise returns large temporary tensors to the system at once: half the time of decoding is page faults.
 export MALLOC_MMAP_THRESHOLD_ ?= 4294967296

@@ -1,5 +1,6 @@
 """What every contender is given: one catalogue, its semantic IDs, the same split, histories, samples and users."""
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -133,5 +134,7 @@ def _catalog() -> tuple[str, Catalog]:
 
 
 def _finished(num_items: int) -> list[Path]:
+    """Tables of so many items, the newest first, with the digit that cornac makes too."""
     headers = sorted(Path("artifacts").glob("**/sids.json"), key=lambda path: -path.stat().st_mtime)
-    return [path.parent for path in headers if f'"num_items": {num_items},' in path.read_text()]
+    found = [(path.parent, json.loads(path.read_text())) for path in headers]
+    return [folder for folder, header in found if header["num_items"] == num_items and header.get("digit", True)]

@@ -77,7 +77,7 @@ def compare(folders: Sequence[Path], out: Path, image: Path | None) -> None:
     from rich.console import Console
 
     different = list(dict.fromkeys(folder.resolve() for folder in folders))
-    empty = [folder for folder in different if folder.is_dir() and not any(folder.glob("**/config.yaml"))]
+    empty = [folder for folder in different if folder.is_dir() and not any(folder.iterdir())]
     if len(empty) < len(different):
         for folder in empty:
             print(f"left out, as nothing is in it yet: {folder}")

@@ -18,7 +18,7 @@ from datamodules.attributes import attributes
 from datamodules.catalog import Catalog
 from datamodules.split import Split, SplitConfig, learnt_counts
 from experiments.page import read_json, read_text
-from experiments.results import BEST, finished_test, load_weights, require_run
+from experiments.results import BEST, finished_test, load_weights, older_code, require_run
 from experiments.stages import VERSIONS, require_files
 from models.classic_configs import ClassicConfig
 from models.configs import GenerativeConfig, ModelConfig
@@ -76,7 +76,7 @@ def _bundle_of(run: Path) -> Bundle:
     if "weights" in sizes:
         sizes["weights"] = ""  # where training started is of no use any more, and may not be there
     try:
-        if trained.get("version") != VERSIONS["train"]:
+        if trained.get("version") != VERSIONS["train"] or older_code(trained, {}):
             raise ValueError("models compute otherwise since")
         model = model_config(sizes)
     except ValueError as error:

@@ -108,7 +108,9 @@ class Pipeline:
         if revision := self.config.model.revision:
             inputs["revision"] = revision
         if self.config.split.cold_share and isinstance(self.config.model, SidlightConfig):
-            inputs["new_items"] = "not told from others"  # which they were before
+            inputs["new_items"] = "unknown"  # older ones learnt to tell them from others
+        if self.config.train.ema and getattr(self.config.model, "reads_attributes", False):
+            inputs["ema"] = "of weights alone"  # older ones averaged the numbers of attributes too
         weights = getattr(self.config.model, "weights", "")
         given = sorted(Path(weights).glob("[!.]*")) if weights else []
         if hashes := [file_hash(path) for path in given if path.is_file()]:
@@ -132,6 +134,8 @@ class Pipeline:
         inputs = {"version": VERSIONS["evaluate"], "train": self.train.hash, "published": self.config.published}
         if asked := asked_at_test(self.config.evaluation):
             inputs["evaluation"] = asked
+            if self.config.evaluation.oracle_first_code and isinstance(self.config.model, SidlightConfig):
+                inputs["oracle"] = "judges whole items"  # which it did not before
             folder = self.output / "artifacts" / "evaluate" / fingerprint(inputs)
             return Stage("evaluate", folder, inputs, collective=True)
         return Stage("evaluate", self.train.folder, inputs, True, owns_folder=False, collective=True, spare=LAST)

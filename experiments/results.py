@@ -137,7 +137,9 @@ def older_code(trained: Mapping[str, Any], tested: Mapping[str, Any]) -> str | N
     then = trained.get("version", VERSIONS["train"]), trained.get("revision", 0)
     now = VERSIONS["train"], getattr(config, "revision", then[1])
     test = tested.get("version", VERSIONS["evaluate"])
+    told = kind == "SidlightConfig" and trained.get("split", {}).get("cold_share") and "new_items" not in trained
     older = [f"training {then[0]}.{then[1]}"] * (then != now) + [f"test {test}"] * (test != VERSIONS["evaluate"])
+    older += ["new items told from others"] * bool(told)
     return ", ".join(older) or None
 
 

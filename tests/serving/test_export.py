@@ -15,6 +15,7 @@ from experiments import export
 from experiments.deploy import bundle_of, recommender
 from experiments.named import named
 from experiments.pipeline import Pipeline
+from experiments.results import older_code
 from experiments.run import run
 from experiments.stages import VERSIONS
 from models.hugging_face import t5_config
@@ -136,6 +137,23 @@ def test_runs_that_lie_on_another_disk_are_found_with_their_artifacts(runs: dict
     link.parent.mkdir(parents=True)
     link.symlink_to(runs["sasrec_tiny"])
     assert bundle_of(link).items.num_rows, "beside artifacts that are another's"
+
+
+def test_new_items_stay_unknown_in_a_bundle_and_runs_that_told_them_from_others_are_refused(tmp_path: Path) -> None:
+    done = run(["sidlight_tiny", *SMALL, *SHORT, "split.cold_share=0.2", f"output_dir={tmp_path}"])
+    folder = done.train.folder
+    assert export.main([str(folder), str(tmp_path / "bundle")]) == 0
+    ready, moved = recommender(folder), Recommender.load(tmp_path / "bundle")
+    module, _ = done.trained()
+    for bundle in (ready.bundle, moved.bundle):
+        assert torch.equal(bundle.inputs["new_N"], torch.from_numpy(done._new())) and bundle.inputs["new_N"].any()
+        assert torch.equal(bundle.model.unit_items(), module.model.unit_items())  # type: ignore[operator]
+    manifest = json.loads((folder / "train.manifest.json").read_text())
+    del manifest["inputs"]["new_items"]
+    (folder / "train.manifest.json").write_text(json.dumps(manifest))
+    assert older_code(manifest["inputs"], {}) == "new items told from others"
+    with pytest.raises(UserError, match="of another version"):
+        bundle_of(folder)
 
 
 def test_a_p5_that_began_as_a_t5_needs_that_no_more(tmp_path: Path) -> None:
