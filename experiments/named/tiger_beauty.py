@@ -3,7 +3,8 @@
     make exp NAME=tiger_beauty
 
 Published (TIGER, Table 1): Recall@10 .0648, NDCG@10 .0384; mean of three seeds .0642 / .0374.
-The full recipe awaits a GPU. Of a quarter of the size (tiger_small_beauty), three seeds: .0555 / .0304.
+The full recipe awaits a GPU. With fewer steps, on semantic IDs by OPQ, one seed (experiments/LOG.md): .0614 / .0318.
+Of a quarter of the size (tiger_small_beauty), three seeds: .0555 / .0304.
 """
 
 from datamodules.amazon import AmazonConfig
