@@ -67,7 +67,7 @@ class TrainConfig:
     patience: int = 10
     """Validations without a better val/ndcg@10 before training stops."""
     validate_every: int = 1
-    """Epochs between two validations, each followed by a checkpoint."""
+    """Epochs between two validations, each followed by a checkpoint; a divisor of `max_epochs`."""
     checkpoint_minutes: float = field(default=10.0, metadata={"hashed": False})
     """Minutes of training after which there is a checkpoint within an epoch too."""
     precision: str = "32-true"

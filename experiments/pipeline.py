@@ -200,7 +200,7 @@ class Pipeline:
         module: RetrieverModule
         if isinstance(model, GenerativeConfig):
             table, reads_long = self.table, model.reads_long
-            new_N = torch.from_numpy(self._new()) if config.split.cold_share else None
+            new_N = torch.from_numpy(self.new_items()) if config.split.cold_share else None
             content = Content(table.codes_NL, self._vectors(), new_N) if model.reads_content else None
             network = model.build(table.codebook_sizes, config.sequences.max_items, content)
             module = GenerativeModule(network, config.optimizer, config.seed)
@@ -217,7 +217,7 @@ class Pipeline:
     def _vectors(self) -> np.ndarray:
         return np.load(self.embed.folder / "vectors.npy", mmap_mode="r")
 
-    def _new(self) -> np.ndarray:
+    def new_items(self) -> np.ndarray:
         """(N,) bool: items that are in no history or target of the training."""
         return learnt_counts(self.catalog, self.split) == 0
 
@@ -285,7 +285,7 @@ class Pipeline:
         vectors_ND, own = self._shared_vectors()
         new_N = np.zeros(len(vectors_ND), dtype=bool)
         if self.config.split.cold_share:
-            new_N[own] = self._new()
+            new_N[own] = self.new_items()
         whole = SIDTable.resolve(
             tokenize(
                 config,

@@ -17,10 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from datamodules.split import learnt_counts
-from experiments import tokenize as tokenizing
 from experiments.run import main, run
-from sid.configs import ResidualKMeansConfig
 
 SMALL = [
     "data.num_users=60",
@@ -293,25 +290,6 @@ def test_where_validation_targets_are_learnt_the_last_weights_are_kept(tmp_path:
     kept, last = (load(folder(tmp_path) / "checkpoints" / name)["state_dict"] for name in ("best.ckpt", "last.ckpt"))
     assert all(torch.equal(kept[name], last[name]) for name in last)
     assert "validation targets were learnt too" in (folder(tmp_path) / "report.html").read_text()
-
-
-def test_tokenizers_are_fitted_without_new_items_which_come_behind_the_others_of_their_codes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fitted: list[torch.Tensor] = []
-    monkeypatch.setattr(ResidualKMeansConfig, "fit", lambda config, vectors_ND, context: fitted.append(vectors_ND))
-    monkeypatch.setattr(
-        tokenizing, "assign", lambda tokenizer, vectors_ND, device: torch.zeros(len(vectors_ND), 2).long()
-    )
-    small = [word for word in SMALL if not word.startswith("tokenizer.epochs")]
-    cold = ["tokenizer=rqkmeans", "split.cold_share=0.2", "stage=tokenize", f"output_dir={tmp_path}"]
-    pipeline = run(["tiger_tiny", *small, *cold])
-    new_N = torch.from_numpy(learnt_counts(pipeline.catalog, pipeline.split) == 0)
-    assert 0 < new_N.sum() < len(new_N)
-    vectors_ND = torch.from_numpy(pipeline._vectors().astype("float32"))
-    assert torch.equal(fitted[0], vectors_ND[~new_N])
-    digit_N = pipeline.table.codes_NL[:, -1]
-    assert digit_N[~new_N].max() < digit_N[new_N].min()
 
 
 def test_a_diverged_training_is_an_error_and_not_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

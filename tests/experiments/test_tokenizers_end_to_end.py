@@ -11,6 +11,8 @@ import pytest
 import torch
 import yaml
 
+from datamodules.split import learnt_counts
+from experiments import tokenize as tokenizing
 from experiments.config import TOKENIZERS, override, to_yaml
 from experiments.named import tiger_tiny
 from experiments.pipeline import Pipeline
@@ -72,6 +74,23 @@ def test_items_told_apart_by_their_codes_have_no_digit_that_a_retriever_must_lea
     assert (pipeline.evaluate.folder / "test.json").is_file()
     with_digit = run(["tiger_tiny", *SMALL, *sizes, f"output_dir={output / 'told apart'}"])
     assert with_digit.codes is not None and with_digit.codes.codebook_sizes[:-1] == (8, 40) and with_digit.codes.digit
+
+
+def test_tokenizers_are_fitted_without_new_items_which_come_behind_the_others_of_their_codes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[torch.Tensor] = []
+    monkeypatch.setattr(ResidualKMeansConfig, "fit", lambda config, vectors_ND, context: fitted.append(vectors_ND))
+    monkeypatch.setattr(
+        tokenizing, "assign", lambda tokenizer, vectors_ND, device: torch.zeros(len(vectors_ND), 2).long()
+    )
+    pipeline = run(["tiger_tiny", *SMALL, "tokenizer=rqkmeans", "split.cold_share=0.2", f"output_dir={tmp_path}"])
+    new_N = torch.from_numpy(learnt_counts(pipeline.catalog, pipeline.split) == 0)
+    assert 0 < new_N.sum() < len(new_N)
+    vectors_ND = torch.from_numpy(pipeline._vectors().astype("float32"))
+    assert torch.equal(fitted[0], vectors_ND[~new_N])
+    digit_N = pipeline.table.codes_NL[:, -1]
+    assert digit_N[~new_N].max() < digit_N[new_N].min()
 
 
 def test_only_a_tokenizer_that_reads_events_depends_on_the_split() -> None:

@@ -146,7 +146,7 @@ def test_new_items_stay_unknown_in_a_bundle_and_runs_that_told_them_from_others_
     ready, moved = recommender(folder), Recommender.load(tmp_path / "bundle")
     module, _ = done.trained()
     for bundle in (ready.bundle, moved.bundle):
-        assert torch.equal(bundle.inputs["new_N"], torch.from_numpy(done._new())) and bundle.inputs["new_N"].any()
+        assert torch.equal(bundle.inputs["new_N"], torch.from_numpy(done.new_items())) and bundle.inputs["new_N"].any()
         assert torch.equal(bundle.model.unit_items(), module.model.unit_items())  # type: ignore[operator]
     manifest = json.loads((folder / "train.manifest.json").read_text())
     del manifest["inputs"]["new_items"]
