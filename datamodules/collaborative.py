@@ -1,19 +1,27 @@
-"""Item vectors from who chose what: for tokenizers that want items with the same users to be alike.
+"""Item vectors from who chose what, where items of the same users, or chosen one soon after the other, are alike.
 
-Array names end in their shape: U users, N items, M events, P pairs, C width.
+Array names end in their shape: U users, N items, M events, P pairs of a user and an item, E pairs of items, C width.
 """
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
+from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 
 from datamodules.catalog import Catalog
 from datamodules.split import Split, known_until
 from sid.errors import UserError
+from sid.vectors import centred
 
 CONFIDENCE = 40.0
 """Of an event, where that of every pair without one is 1 (Hu et al., section 4.2)."""
+REACH = 20
+"""Two items of a user meet where at most so many events lie from one to the other."""
+DECAY = 0.6
+"""What a meeting counts beside one that is an event nearer."""
+SMOOTHING = 0.75
+"""Power of an item's meetings in its chance of being met (Levy, Goldberg and Dagan 2015, section 3.2)."""
 
 
 def training_pairs(catalog: Catalog, split: Split) -> tuple[np.ndarray, np.ndarray]:
@@ -39,6 +47,39 @@ def collaborative(catalog: Catalog, split: Split, seed: int, width: int = 32) ->
     chosen_N = torch.zeros(catalog.num_items, dtype=torch.bool)
     chosen_N[torch.from_numpy(item_P).long()] = True
     return torch.nn.functional.normalize(vectors_NC, dim=1) * chosen_N[:, None]
+
+
+def cooccurrence(catalog: Catalog, split: Split, width: int = 128) -> torch.Tensor:
+    """(N, C) float32 unit vectors: the C = min(width, N) strongest directions of how much oftener than by chance items
+    meet in users' histories; zeros for items that meet none oftener.
+
+    U sqrt(S) of the positive pointwise mutual information, whose products are about those of word2vec's vectors (Levy,
+    Goldberg and Dagan 2015). An event that training does not see has no part in them, and the order of time has only
+    as nearness.
+    """
+    user_P, item_P = training_pairs(catalog, split)
+    shape = (catalog.num_items, catalog.num_items)
+    one_way = csr_matrix(shape, dtype=np.float32)
+    for back in range(1, REACH + 1):
+        met_P = (user_P[back:] == user_P[:-back]) & (item_P[back:] != item_P[:-back])
+        weight_E = np.full(np.count_nonzero(met_P), DECAY ** (back - 1), dtype=np.float32)
+        one_way += csr_matrix((weight_E, (item_P[:-back][met_P], item_P[back:][met_P])), shape)
+    met = (one_way + one_way.T).tocoo()
+    total_N = np.bincount(met.row, met.data, catalog.num_items)
+    power_N = total_N**SMOOTHING
+    information_E = np.log(met.data * power_N.sum() / (total_N[met.row] * power_N[met.col]))
+    oftener_E = information_E > 0
+    positive = csr_matrix((information_E[oftener_E], (met.row[oftener_E], met.col[oftener_E])), shape, dtype=np.float32)
+    with threadpool_limits(1, "blas"):
+        left_NC, strength_C, _ = randomized_svd(positive, min(width, catalog.num_items), random_state=0)
+    left_NC[np.diff(positive.indptr) == 0] = 0  # else what rounding leaves of them would be made as long as the others
+    return torch.nn.functional.normalize(torch.from_numpy(left_NC * np.sqrt(strength_C)).float(), dim=1)
+
+
+def joined(content_ND: np.ndarray, collaborative_NC: torch.Tensor, length: float) -> np.ndarray:
+    """(N, D + C) float32: content vectors, centred and of length 1, beside those from who chose what, of `length`."""
+    content = torch.nn.functional.normalize(centred(content_ND), dim=1)
+    return torch.cat([content, length * collaborative_NC], dim=1).numpy()
 
 
 def als_or_error() -> type:

@@ -48,6 +48,9 @@ class EmbedConfig:
     fields: list[str] = field(default_factory=lambda: ["title", "brand", "categories", "price", "text"])
     batch_size: int = 64
     whiten: int = field(default=0, metadata=IF_SET)  # components of PCA whitening, 0: none
+    collaborative: float = field(default=0.0, metadata=IF_SET)
+    """Length of vectors from who chose what (`datamodules.collaborative.cooccurrence`) that are appended to the
+    content's, which are centred and have length 1 then; 0: content alone."""
 
     @property
     def file(self) -> Path:
@@ -57,13 +60,15 @@ class EmbedConfig:
     @property
     def own_space(self) -> bool:
         """Whether every catalogue gets a vector space of its own, so that vectors of two cannot be compared."""
-        return self.encoder == "tfidf" or self.whiten > 0
+        return self.encoder == "tfidf" or self.whiten > 0 or self.collaborative > 0
 
     def check(self) -> None:
         """Raise UserError for a number that no vectors can be made with, and for a file that would not be read."""
         for name in ("dim", "batch_size"):
             require(getattr(self, name) >= 1, f"embed.{name}", getattr(self, name), "at least 1")
         require(self.whiten >= 0, "embed.whiten", self.whiten, "at least 0")
+        appended = 0 <= self.collaborative < math.inf
+        require(appended, "embed.collaborative", self.collaborative, "a number of at least 0")
         read = not self.path or self.encoder == "file"
         require(read, "embed.path", self.path, f"nothing beside embed.encoder={self.encoder}; files want encoder=file")
 

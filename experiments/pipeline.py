@@ -86,6 +86,8 @@ class Pipeline:
         given = [self.config.embed.file, *(Path(encoder).rglob("*") if "/" in encoder else ())]
         inputs = {"embed": hashed(self.config.embed), "prepare": self.prepare.hash}
         inputs["given"] = [file_hash(path) for path in sorted(given) if path.is_file()]
+        if self.config.embed.collaborative:
+            inputs["split"] = hashed(self.config.split)
         return self._artifact("embed", inputs)
 
     @cached_property
@@ -242,7 +244,17 @@ class Pipeline:
         return {**self.config.data.write(folder), "official": self.config.data.official}
 
     def _embed(self, folder: Path) -> dict[str, Any]:
-        items, width = self.config.embed.write(self.catalog.items, self.prepare.folder, folder / "vectors.npy")
+        embed, path = self.config.embed, folder / "vectors.npy"
+        if embed.collaborative:
+            from datamodules.collaborative import cooccurrence, joined
+
+            alone = Pipeline(replace(self.config, embed=replace(embed, collaborative=0.0)), say=self.say)
+            alone.run("embed", lambda *figures: None)
+            others_NC = cooccurrence(self.catalog, self.split)
+            np.save(path, joined(alone._vectors(), others_NC, embed.collaborative))
+            items, width = np.load(path, mmap_mode="r").shape
+        else:
+            items, width = embed.write(self.catalog.items, self.prepare.folder, path)
         return {"items": items, "width": width}
 
     def _shared_vectors(self) -> tuple[np.ndarray, slice]:
@@ -260,8 +272,9 @@ class Pipeline:
         if embed.own_space and self.companions:
             raise UserError(
                 f"combined_with={self.config.combined_with}: with embed.encoder={embed.encoder}, embed.whiten="
-                f"{embed.whiten} every catalogue has a vector space of its own, and no codebook fits two; choose an "
-                "encoder that is not fitted to the catalogue, such as embed.encoder=minilm embed.whiten=0"
+                f"{embed.whiten}, embed.collaborative={embed.collaborative:g} every catalogue has a vector space of "
+                "its own, and no codebook fits two; choose vectors that are not fitted to the catalogue, such as "
+                "embed.encoder=minilm embed.whiten=0 embed.collaborative=0"
             )
         for other in self.companions:
             other.run("embed", lambda *figures: None)

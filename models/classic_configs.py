@@ -54,6 +54,7 @@ class PopularityConfig(ClassicConfig):
 
 @dataclass
 class ItemKNNConfig(ClassicConfig):
+    revision: ClassVar[int] = 1
     learns: ClassVar[bool] = False
     reads_vectors: ClassVar[bool] = True
     decay: float = 0.8

@@ -8,17 +8,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.next_item import Known, products
+from sid.vectors import centred
 
 
 class ItemKNN(nn.Module):
-    """Scores are cosines with the history's items, added up; an item that is k items back counts `decay`^k."""
+    """Scores are cosines, around the mean of all items, with the history's items, added up; an item that is k items
+    back counts `decay`^k."""
 
     def __init__(self, known: Known, decay: float) -> None:
         super().__init__()
         if known.vectors_ND is None:
             raise ValueError("ItemKNN needs the content vectors of the items")
         self.decay = decay
-        self.register_buffer("unit_ND", F.normalize(known.vectors_ND, dim=1), persistent=False)
+        self.register_buffer("unit_ND", F.normalize(centred(known.vectors_ND.numpy()), dim=1), persistent=False)
         self.unit_ND: Tensor
 
     def scores(self, history_BT: Tensor, user_B: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,6 +27,7 @@ from models.item_softmax import Additions, item_logits, item_softmax
 from models.next_item import looked_up
 from sid.tokens import PAD, TokenSpace
 from sid.trie import Trie
+from sid.vectors import centred
 
 
 class Sidlight(ItemCausal):
@@ -60,7 +60,7 @@ class Sidlight(ItemCausal):
         super().__init__(trunk, depth, tokens, max_items, tied, item_dropout, smoothing)
         self.item_loss, self.temperature, self.judge = item_loss, temperature, judge
         self.trie = Trie.from_codes(content.codes_NL)
-        self.vectors_NE, self.new_N = centred(content.vectors_ND), content.new_N
+        self.vectors_NE, self.new_N = as_small_as_embeddings(centred(content.vectors_ND)), content.new_N
         self.again = nn.Parameter(torch.zeros(1)) if repeats and item_loss else None
         """The cosine that an item of the history has more."""
         self.items = nn.Parameter(torch.empty(len(content.codes_NL), trunk.width).normal_(std=INIT_STD))
@@ -157,8 +157,6 @@ class Sidlight(ItemCausal):
             return self.judge * item_logits(asked_BD, items_ND, more)
 
 
-def centred(vectors_ND: np.ndarray) -> Tensor:
-    """(N, E) float32 content vectors at unit length, less their mean, as small as embeddings are at first."""
-    unit_ND = F.normalize(torch.from_numpy(np.array(vectors_ND, np.float32)), dim=1)
-    unit_ND = unit_ND - unit_ND.mean(0)
-    return unit_ND * (INIT_STD / unit_ND.std().clamp_min(1e-6))
+def as_small_as_embeddings(centred_NE: Tensor) -> Tensor:
+    """(N, E) the vectors with the spread that embeddings have at first."""
+    return centred_NE * (INIT_STD / centred_NE.std().clamp_min(1e-6))

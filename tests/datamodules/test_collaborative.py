@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.catalog import ITEM_SCHEMA, USER_SCHEMA, Catalog
-from datamodules.collaborative import collaborative, training_pairs
+from datamodules.collaborative import DECAY, REACH, SMOOTHING, collaborative, cooccurrence, joined, training_pairs
 from datamodules.split import Split, SplitConfig
 from sid.errors import UserError
 
@@ -65,19 +66,27 @@ def test_training_pairs_equal_the_slow_ones(name: str, histories: list[list[int]
     assert Counter((int(user), int(item)) for user, item in pairs) == slow_pairs(catalog, split)
 
 
+def by_als(catalog: Catalog, split: Split) -> torch.Tensor:
+    return collaborative(catalog, split, seed=1)
+
+
 @pytest.mark.parametrize("name", SPLITS)
-def test_no_validation_or_test_event_has_a_part_in_the_vectors(name: str) -> None:
+@pytest.mark.parametrize("vectors", [by_als, cooccurrence])
+def test_no_validation_or_test_event_has_a_part_in_the_vectors(
+    name: str, vectors: Callable[[Catalog, Split], torch.Tensor]
+) -> None:
     catalog = catalog_of(tastes(), divided=name == "given")
     split = SPLITS[name].build(catalog)
-    before = collaborative(catalog, split, seed=1)
+    before = vectors(catalog, split)
     changed_M = catalog.item_M.copy()
     asked = np.concatenate([split.validation.target_E, split.test.target_E])
     changed_M[asked] = (changed_M[asked] + 1) % catalog.num_items
     other = Catalog(catalog.items, catalog.users, catalog.offsets_U1, changed_M, catalog.time_M)
     assert len(asked) > 10
-    assert torch.equal(collaborative(other, SPLITS[name].build(other), seed=1), before)
-    changed_M[split.train.target_E[0]] += 1
-    assert not torch.equal(collaborative(other, split, seed=1), before)
+    assert torch.equal(vectors(other, SPLITS[name].build(other)), before)
+    first = split.train.target_E[0]
+    changed_M[first] = (changed_M[first] + 1) % catalog.num_items
+    assert not torch.equal(vectors(other, split), before)
 
 
 def test_items_of_the_same_users_are_closer_than_others() -> None:
@@ -90,6 +99,65 @@ def test_items_of_the_same_users_are_closer_than_others() -> None:
     near_NN = vectors_NC @ vectors_NC.T
     others = near_NN[same_NN & ~torch.eye(24, dtype=torch.bool)]
     assert others.min() > near_NN[~same_NN].max() + 0.3
+
+
+def slow_information(histories: list[list[int]], num_items: int) -> np.ndarray:
+    """(N, N) positive pointwise mutual information of the items that meet within these histories."""
+    met_NN = np.zeros((num_items, num_items))
+    for items in histories:
+        for early in range(len(items)):
+            for late in range(early + 1, min(early + REACH + 1, len(items))):
+                if items[early] != items[late]:
+                    met_NN[items[early], items[late]] += DECAY ** (late - early - 1)
+                    met_NN[items[late], items[early]] += DECAY ** (late - early - 1)
+    power_N = met_NN.sum(1) ** SMOOTHING
+    found_NN = np.zeros_like(met_NN)
+    for one, other in zip(*met_NN.nonzero(), strict=True):
+        expected = met_NN[one].sum() * power_N[other] / power_N.sum()
+        found_NN[one, other] = max(0.0, np.log(met_NN[one, other] / expected))
+    return found_NN
+
+
+@settings(max_examples=30, deadline=None)
+@given(histories=st.lists(st.lists(st.integers(0, 11), min_size=4, max_size=30), min_size=2, max_size=9))
+def test_cooccurrence_is_what_a_loop_over_pairs_and_a_whole_decomposition_give(histories: list[list[int]]) -> None:
+    catalog = catalog_of(histories, num_items=12)
+    vectors_NC = cooccurrence(catalog, SplitConfig().build(catalog))
+    found_NN = slow_information([items[:-2] for items in histories], 12)
+    left_NN, strength_N, _ = np.linalg.svd(found_NN)
+    expected_NN = left_NN * np.sqrt(strength_N)
+    expected_NN[~found_NN.any(1)] = 0
+    expected_NN /= np.maximum(np.linalg.norm(expected_NN, axis=1, keepdims=True), 1e-12)
+    assert vectors_NC.shape == (12, 12) and vectors_NC.dtype == torch.float32
+    np.testing.assert_allclose(vectors_NC @ vectors_NC.T, expected_NN @ expected_NN.T, atol=2e-3)
+
+
+def test_cooccurrence_puts_items_of_the_same_users_together_and_knows_nothing_of_others() -> None:
+    """Item 24 is in no history, item 25 in one test event alone, item 26 alone in what training sees of its user."""
+    histories = [*tastes(), [26, 1, 4]]
+    histories[0][-1] = 25
+    catalog = catalog_of(histories, num_items=27)
+    vectors_NC = cooccurrence(catalog, SplitConfig().build(catalog), width=3)
+    assert (vectors_NC[24:] == 0).all()
+    near_NN = vectors_NC[:24] @ vectors_NC[:24].T
+    group_N = torch.arange(24) % 3
+    same_NN = group_N[:, None] == group_N
+    assert near_NN[same_NN].mean() > near_NN[~same_NN].mean() + 0.5
+    assert torch.equal(vectors_NC, cooccurrence(catalog, SplitConfig().build(catalog), width=3))
+
+
+def test_joined_vectors_have_content_of_length_1_and_the_others_of_their_own() -> None:
+    content_ND = np.random.default_rng(0).normal(5, 1, (20, 6))
+    others_NC = torch.nn.functional.normalize(torch.randn(20, 4), dim=1)
+    others_NC[3] = 0
+    both_NE = torch.from_numpy(joined(content_ND, others_NC, 0.5))
+    assert both_NE.shape == (20, 10) and both_NE.dtype == torch.float32
+    torch.testing.assert_close(both_NE[:, :6].norm(dim=1), torch.ones(20))
+    torch.testing.assert_close(both_NE[:, 6:], 0.5 * others_NC)
+    unit_ND = content_ND / np.linalg.norm(content_ND, axis=1, keepdims=True)
+    less_ND = unit_ND - unit_ND.mean(0)
+    expected = torch.from_numpy(less_ND / np.linalg.norm(less_ND, axis=1, keepdims=True)).float()
+    torch.testing.assert_close(both_NE[:, :6], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_vectors_and_another_gives_others() -> None:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from datamodules.collaborative import cooccurrence, joined
 from experiments.run import main, run
 
 SMALL = [
@@ -180,6 +181,22 @@ def test_only_what_depends_on_a_change_is_rebuilt(tmp_path: Path, capsys: pytest
     assert "tokenize: working" in said
 
 
+def test_vectors_of_who_chose_what_are_appended_to_the_contents_and_belong_to_a_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = run([*command(tmp_path), "stage=embed"])
+    capsys.readouterr()
+    both = run([*command(tmp_path), "stage=embed", "embed.collaborative=0.5"])
+    assert f"embed: reused {content.embed.folder}" in capsys.readouterr().out
+    other = run([*command(tmp_path), "stage=embed", "embed.collaborative=0.5", "split.train_targets=1"])
+    assert len({content.embed.hash, both.embed.hash, other.embed.hash}) == 3
+    vectors_ND = np.load(content.embed.folder / "vectors.npy")
+    both_NE = np.load(both.embed.folder / "vectors.npy")
+    expected_NC = cooccurrence(both.catalog, both.split)
+    np.testing.assert_array_equal(both_NE, joined(vectors_ND, expected_NC, 0.5))
+    assert both.figures["embed"] == {"items": 40, "width": vectors_ND.shape[1] + 40}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -189,6 +206,8 @@ def test_only_what_depends_on_a_change_is_rebuilt(tmp_path: Path, capsys: pytest
         (["tiger_tiny", "seed=one"], "seed=one"),
         (["tiger_tiny", "stage=embed", "force=train"], "force=train: expected a stage up to stage=embed"),
         (["tiger_tiny", "stage=embed", "embed.encoder=magic"], "magic"),
+        (["tiger_tiny", "embed.collaborative=-1"], "embed.collaborative=-1.0: expected a number of at least 0"),
+        (["tiger_tiny", "embed.collaborative=.inf"], "embed.collaborative=inf: expected a number of at least 0"),
         (["tiger_tiny", "stage=tokenize", "tokenizer.codebook_sizes=[999]"], "a codebook of 999 codes needs as many"),
     ],
 )

@@ -179,9 +179,10 @@ def test_experiments_that_are_combined_share_one_table_and_each_has_its_own_item
 
 def test_vectors_of_two_spaces_are_not_combined(output: Path, vectors: str) -> None:
     combined = ["tiger_tiny", *SMALL[:-1], "tokenizer=random", "combined_with=[causal_tiny]", "stage=tokenize"]
-    fitted = ["tfidf", "embed.whiten=0"], ["file", f"embed.path={vectors}", "embed.whiten=4"]
+    given = ["file", f"embed.path={vectors}"]
+    fitted = ["tfidf", "embed.whiten=0"], [*given, "embed.whiten=4"], [*given, "embed.collaborative=1"]
     for encoder, *more in fitted:
-        with pytest.raises(UserError, match="every catalogue has a vector space of its own.*choose an encoder"):
+        with pytest.raises(UserError, match="every catalogue has a vector space of its own.*choose vectors"):
             run([*combined, f"embed.encoder={encoder}", *more, f"output_dir={output}"])
 
 

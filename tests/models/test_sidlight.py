@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from datamodules.batch import token_sequence
 from models.configs import CausalConfig, Content, SidlightConfig
 from models.item_softmax import item_logits, item_softmax
-from models.sidlight import Sidlight, centred
+from models.sidlight import Sidlight, as_small_as_embeddings
 from sid.decode import FirstCodeGiven, beam_search, recommended
 from sid.errors import UserError
 from sid.table import SIDTable
+from sid.vectors import centred
 
 ITEMS, MAX_ITEMS = 30, 8
 SIZES = {"width": 24, "num_layers": 2, "depth_layers": 1, "num_heads": 2, "head_width": 8, "ff_width": 32}
@@ -72,7 +73,7 @@ def test_inputs_are_codes_content_and_the_item_itself() -> None:
     model, items_BT = tiny(), histories(4, 2)
     items_PL = tokens(model, items_BT).unflatten(1, (-1, table().num_levels)).flatten(0, 1)
     found_BTD = model.item_inputs(items_PL).unflatten(0, (2, -1))
-    vectors_NE = centred(content().vectors_ND)
+    vectors_NE = as_small_as_embeddings(centred(content().vectors_ND))
     for row, place in ((0, 0), (0, 3), (1, 1)):
         item = int(items_BT[row, place])
         codes = sum(model.embedding[token] for token in model.tokens.encode(table().codes_NL[item]))
@@ -89,7 +90,8 @@ def test_the_item_loss_is_a_softmax_over_cosines_after_every_prefix() -> None:
     given = windows(model, items_BT)
     model.eval()
     codes_loss = model.window_loss([given])
-    answers_ND = F.normalize(model.items + model.content(centred(content().vectors_ND)), dim=1)
+    vectors_NE = as_small_as_embeddings(centred(content().vectors_ND))
+    answers_ND = F.normalize(model.items + model.content(vectors_NE), dim=1)
     losses = []
     for row, length in enumerate((5, 3)):
         for place in range(1, length):
