@@ -56,25 +56,29 @@ GLASS: dict[str, Overrides] = {
     "first code given (oracle)": ["evaluation.oracle_first_code=true"],
 }
 
-RQVAE = ["tokenizer=rqvae"]
+ALONE = "embed.collaborative=0"
+"""Vectors of the content alone."""
+RQVAE = [ALONE, "tokenizer=rqvae"]
 TOKENIZERS: dict[str, Overrides] = {
     "RQ-VAE": RQVAE,
     "EMA codebooks": [*RQVAE, "tokenizer.codebook_ema=0.99"],
     "rotation trick": [*RQVAE, "tokenizer.gradient=rotation"],
     "last level reassigned": [*RQVAE, "tokenizer.reassign=true"],
     "dead codes left": [*RQVAE, "tokenizer.revive=false"],
-    "RQ-k-means": ["tokenizer=rqkmeans"],
-    "RQ-k-means balanced": ["tokenizer=rqkmeans", "tokenizer.balanced=true"],
-    "tree": ["tokenizer=tree"],
-    "VQ-VAE": ["tokenizer=vqvae", sizes(1, 1024)],
-    "OPQ 4x256": ["tokenizer=opq", sizes(4, 256)],
-    "OPQ 8x256": ["tokenizer=opq", sizes(8, 256)],
-    "LETTER": ["tokenizer=letter"],
-    "LETTER with alpha 1": ["tokenizer=letter", "tokenizer.alpha=1"],
-    "LSH": ["tokenizer=lsh"],
-    "random": ["tokenizer=random"],
+    "RQ-k-means": [ALONE, "tokenizer=rqkmeans"],
+    "RQ-k-means balanced": [ALONE, "tokenizer=rqkmeans", "tokenizer.balanced=true"],
+    "tree": [ALONE, "tokenizer=tree"],
+    "VQ-VAE": [ALONE, "tokenizer=vqvae", sizes(1, 1024)],
+    "OPQ 4x256": [ALONE, "tokenizer=opq", sizes(4, 256)],
+    "OPQ 8x256": [ALONE, "tokenizer=opq", sizes(8, 256)],
+    "LETTER": [ALONE, "tokenizer=letter"],
+    "LETTER with alpha 1": [ALONE, "tokenizer=letter", "tokenizer.alpha=1"],
+    "LSH": [ALONE, "tokenizer=lsh"],
+    "random": [ALONE, "tokenizer=random"],
     "whitened to 128": [*RQVAE, "embed.whiten=128"],
     "TF-IDF vectors": [*RQVAE, "embed.encoder=tfidf"],
+    "RQ-VAE and who chose what": ["embed.collaborative=1", "tokenizer=rqvae"],
+    "OPQ 4x256 and who chose what": ["embed.collaborative=1", "tokenizer=opq", sizes(4, 256)],
     "combined catalogue": {
         "causal_beauty": [*RQVAE, "combined_with=[causal_sports]"],
         "causal_sports": [*RQVAE, "combined_with=[causal_beauty]"],

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from datamodules.catalog import CatalogConfig
 from datamodules.configs import SequenceConfig
+from datamodules.embed import EmbedConfig
 from experiments.config import RunConfig, TrainConfig
 from lightning_modules.configs import OptimizerConfig, RQVAEConfig
 from models.configs import CausalConfig, SidlightConfig
@@ -11,10 +12,12 @@ from sid.configs import ProductConfig
 
 
 def causal(name: str, data: CatalogConfig, published: dict[str, dict[str, float]]) -> RunConfig:
-    """The recipe that was chosen on Beauty's validation users, on semantic IDs by OPQ (experiments/LOG.md)."""
+    """The recipe that was chosen on Beauty's validation users, on semantic IDs by OPQ that know who chose what besides
+    the content (experiments/LOG.md)."""
     return RunConfig(
         name,
         data=data,
+        embed=EmbedConfig(collaborative=1.0),
         tokenizer=ProductConfig([256] * 4),
         sequences=SequenceConfig(batch_size=1000, eval_users=5000),
         model=CausalConfig(),
@@ -25,10 +28,12 @@ def causal(name: str, data: CatalogConfig, published: dict[str, dict[str, float]
 
 
 def sidlight(name: str, data: CatalogConfig, published: dict[str, dict[str, float]]) -> RunConfig:
-    """The item form fused with items of their own: half the epochs, at a higher rate (experiments/LOG.md)."""
+    """The item form fused with items of their own, which learn who chose what: half the epochs, at a higher rate
+    (experiments/LOG.md)."""
     base = causal(name, data, published)
     return replace(
         base,
+        embed=EmbedConfig(),
         tokenizer=RQVAEConfig(),
         model=SidlightConfig(dropout=0.4, repeats=True),
         optimizer=replace(base.optimizer, learning_rate=3e-3),

@@ -49,8 +49,9 @@ def test_a_row_that_is_what_the_experiment_does_anyway_is_left_out() -> None:
 def test_a_seed_is_the_tokenizers_too_where_the_study_says_so() -> None:
     asked = read(["tokenizers", "seeds=2", "only=tree", "on=causal_tiny"])
     (base, tree) = [cell for cell in plan(asked, print) if cell.asked]
-    assert (tree.configs[2].seed, tree.configs[2].tokenizer.seed, tree.overrides) == (2, 2, ["tokenizer=tree"])
-    words = "python -m experiments.run causal_tiny tokenizer=tree seed=2 tokenizer.seed=2"
+    assert (tree.configs[2].seed, tree.configs[2].tokenizer.seed) == (2, 2)
+    assert tree.overrides == ["embed.collaborative=0", "tokenizer=tree"]
+    words = "python -m experiments.run causal_tiny embed.collaborative=0 tokenizer=tree seed=2 tokenizer.seed=2"
     assert single(asked, tree, 2) == words and base.configs[2].tokenizer.seed == 2
     asked = read(["glass_tiny", "seeds=2", "tokenizer.seed=5"])
     first = plan(asked, print)[0]
