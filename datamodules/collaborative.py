@@ -22,6 +22,8 @@ DECAY = 0.6
 """What a meeting counts beside one that is an event nearer."""
 SMOOTHING = 0.75
 """Power of an item's meetings in its chance of being met (Levy, Goldberg and Dagan 2015, section 3.2)."""
+ROUNDING = 1e-3
+"""Vectors that are shorter, beside the longest, are what rounding has left of nothing."""
 
 
 def training_pairs(catalog: Catalog, split: Split) -> tuple[np.ndarray, np.ndarray]:
@@ -51,35 +53,38 @@ def collaborative(catalog: Catalog, split: Split, seed: int, width: int = 32) ->
 
 def cooccurrence(catalog: Catalog, split: Split, width: int = 128) -> torch.Tensor:
     """(N, C) float32 unit vectors: the C = min(width, N) strongest directions of how much oftener than by chance items
-    meet in users' histories; zeros for items that meet none oftener.
+    meet in users' histories; zeros for items that meet none oftener, or that have no part in these directions.
 
-    U sqrt(S) of the positive pointwise mutual information, whose products are about those of word2vec's vectors (Levy,
-    Goldberg and Dagan 2015). An event that training does not see has no part in them, and the order of time has only
-    as nearness.
+    (U + V) sqrt(S) of the positive pointwise mutual information: word and context vectors (Levy, Goldberg and Dagan
+    2015, section 3.3), as two items that meet only each other have nothing in common within U. An event that training
+    does not see has no part in them, and the order of time has only as nearness. Holds a few times all pairs of items
+    that meet, and (N, 4 C) numbers.
     """
     user_P, item_P = training_pairs(catalog, split)
     shape = (catalog.num_items, catalog.num_items)
-    one_way = csr_matrix(shape, dtype=np.float32)
+    one_way_NN = csr_matrix(shape, dtype=np.float32)
     for back in range(1, REACH + 1):
         met_P = (user_P[back:] == user_P[:-back]) & (item_P[back:] != item_P[:-back])
         weight_E = np.full(np.count_nonzero(met_P), DECAY ** (back - 1), dtype=np.float32)
-        one_way += csr_matrix((weight_E, (item_P[:-back][met_P], item_P[back:][met_P])), shape)
-    met = (one_way + one_way.T).tocoo()
-    total_N = np.bincount(met.row, met.data, catalog.num_items)
+        one_way_NN += csr_matrix((weight_E, (item_P[:-back][met_P], item_P[back:][met_P])), shape)
+    met_NN = (one_way_NN + one_way_NN.T).tocoo()
+    total_N = np.bincount(met_NN.row, met_NN.data, catalog.num_items)
     power_N = total_N**SMOOTHING
-    information_E = np.log(met.data * power_N.sum() / (total_N[met.row] * power_N[met.col]))
-    oftener_E = information_E > 0
-    positive = csr_matrix((information_E[oftener_E], (met.row[oftener_E], met.col[oftener_E])), shape, dtype=np.float32)
+    information_E = np.log(met_NN.data * power_N.sum() / (total_N[met_NN.row] * power_N[met_NN.col]))
+    pairs = met_NN.row, met_NN.col
+    positive_NN = csr_matrix((information_E.clip(min=0), pairs), shape, dtype=np.float32)
     with threadpool_limits(1, "blas"):
-        left_NC, strength_C, _ = randomized_svd(positive, min(width, catalog.num_items), random_state=0)
-    left_NC[np.diff(positive.indptr) == 0] = 0  # else what rounding leaves of them would be made as long as the others
-    return torch.nn.functional.normalize(torch.from_numpy(left_NC * np.sqrt(strength_C)).float(), dim=1)
+        left_NC, strength_C, right_CN = randomized_svd(positive_NN, min(width, catalog.num_items), random_state=0)
+    vectors_NC = torch.from_numpy((left_NC + right_CN.T) * np.sqrt(strength_C)).float()
+    length_N = vectors_NC.norm(dim=1)
+    rounding_N = length_N < ROUNDING * length_N.max()
+    return torch.nn.functional.normalize(vectors_NC, dim=1).masked_fill(rounding_N[:, None], 0)
 
 
 def joined(content_ND: np.ndarray, collaborative_NC: torch.Tensor, length: float) -> np.ndarray:
     """(N, D + C) float32: content vectors, centred and of length 1, beside those from who chose what, of `length`."""
-    content = torch.nn.functional.normalize(centred(content_ND), dim=1)
-    return torch.cat([content, length * collaborative_NC], dim=1).numpy()
+    unit_ND = torch.nn.functional.normalize(centred(content_ND), dim=1)
+    return torch.cat([unit_ND, length * collaborative_NC], dim=1).numpy()
 
 
 def als_or_error() -> type:

@@ -19,6 +19,7 @@ from sid.errors import UserError
 SPLITS = {
     "leave_one_out": SplitConfig(),
     "two_targets": SplitConfig(train_targets=2),
+    "validation_learnt": SplitConfig(learn_validation=True),
     "time": SplitConfig("time", validation_share=0.2, test_share=0.2),
     "given": SplitConfig("given", validation_share=0.3),
 }
@@ -72,14 +73,16 @@ def by_als(catalog: Catalog, split: Split) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", SPLITS)
 @pytest.mark.parametrize("vectors", [by_als, cooccurrence])
-def test_no_validation_or_test_event_has_a_part_in_the_vectors(
+def test_no_event_that_is_asked_for_has_a_part_in_the_vectors(
     name: str, vectors: Callable[[Catalog, Split], torch.Tensor]
 ) -> None:
     catalog = catalog_of(tastes(), divided=name == "given")
     split = SPLITS[name].build(catalog)
     before = vectors(catalog, split)
     changed_M = catalog.item_M.copy()
-    asked = np.concatenate([split.validation.target_E, split.test.target_E])
+    asked = split.test.target_E
+    if not SPLITS[name].learn_validation:
+        asked = np.concatenate([split.validation.target_E, asked])
     changed_M[asked] = (changed_M[asked] + 1) % catalog.num_items
     other = Catalog(catalog.items, catalog.users, catalog.offsets_U1, changed_M, catalog.time_M)
     assert len(asked) > 10
@@ -124,17 +127,17 @@ def test_cooccurrence_is_what_a_loop_over_pairs_and_a_whole_decomposition_give(h
     catalog = catalog_of(histories, num_items=12)
     vectors_NC = cooccurrence(catalog, SplitConfig().build(catalog))
     found_NN = slow_information([items[:-2] for items in histories], 12)
-    left_NN, strength_N, _ = np.linalg.svd(found_NN)
-    expected_NN = left_NN * np.sqrt(strength_N)
-    expected_NN[~found_NN.any(1)] = 0
-    expected_NN /= np.maximum(np.linalg.norm(expected_NN, axis=1, keepdims=True), 1e-12)
+    left_NN, strength_N, right_NN = np.linalg.svd(found_NN)
+    expected_NN = (left_NN + right_NN.T) * np.sqrt(strength_N)
+    length_N1 = np.linalg.norm(expected_NN, axis=1, keepdims=True)
+    expected_NN = np.where(length_N1 < 1e-3 * length_N1.max(), 0, expected_NN / np.maximum(length_N1, 1e-12))
     assert vectors_NC.shape == (12, 12) and vectors_NC.dtype == torch.float32
     np.testing.assert_allclose(vectors_NC @ vectors_NC.T, expected_NN @ expected_NN.T, atol=2e-3)
 
 
 def test_cooccurrence_puts_items_of_the_same_users_together_and_knows_nothing_of_others() -> None:
-    """Item 24 is in no history, item 25 in one test event alone, item 26 alone in what training sees of its user."""
-    histories = [*tastes(), [26, 1, 4]]
+    """Item 24 is in no history, item 25 in one test event alone, item 26 beside itself in what training sees of it."""
+    histories = [*tastes(), [26, 26, 1, 4]]
     histories[0][-1] = 25
     catalog = catalog_of(histories, num_items=27)
     vectors_NC = cooccurrence(catalog, SplitConfig().build(catalog), width=3)
@@ -144,6 +147,24 @@ def test_cooccurrence_puts_items_of_the_same_users_together_and_knows_nothing_of
     same_NN = group_N[:, None] == group_N
     assert near_NN[same_NN].mean() > near_NN[~same_NN].mean() + 0.5
     assert torch.equal(vectors_NC, cooccurrence(catalog, SplitConfig().build(catalog), width=3))
+
+
+def test_two_items_that_meet_only_each_other_are_near_and_strangers_to_others() -> None:
+    catalog = catalog_of([[0, 1, 9, 9], [2, 3, 9, 9], [4, 5, 6, 9, 9]], num_items=10)
+    vectors_NC = cooccurrence(catalog, SplitConfig().build(catalog))
+    near_NN = vectors_NC @ vectors_NC.T
+    assert near_NN[0, 1] > 0.99 and near_NN[2, 3] > 0.99 and near_NN[4, 5] > 0.5
+    assert near_NN[[0, 0, 1, 2], [2, 3, 4, 5]].abs().max() < 1e-3
+    assert (vectors_NC[7:] == 0).all()
+
+
+def test_what_rounding_leaves_of_an_item_outside_the_strongest_directions_is_no_direction() -> None:
+    """Four groups, the last one's items met far less for their number than two directions can hold."""
+    groups = [[0, 1], [2, 3], [4, 5]]
+    catalog = catalog_of([[*pair, 9, 9] for pair in groups for _ in range(3)], num_items=10)
+    split = SplitConfig().build(catalog)
+    length_N = cooccurrence(catalog, split, width=2).norm(dim=1)
+    assert ((length_N < 1e-6) | (length_N > 0.99)).all() and (length_N[:6] > 0.99).any()
 
 
 def test_joined_vectors_have_content_of_length_1_and_the_others_of_their_own() -> None:

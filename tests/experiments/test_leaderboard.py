@@ -31,7 +31,7 @@ SMALL = [
     "train.max_epochs=2",
     "train.validate_every=1",
 ]
-RUN = ["popularity", "itemknn", "sasrec", "bert4rec"]
+RUN = ["popularity", "itemknn", "hybridknn", "sasrec", "bert4rec"]
 
 
 def asked(output: Path, *more: str) -> list[str]:
