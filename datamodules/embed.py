@@ -49,7 +49,7 @@ class EmbedConfig:
     batch_size: int = 64
     whiten: int = field(default=0, metadata=IF_SET)  # components of PCA whitening, 0: none
     collaborative: float = field(default=0.0, metadata=IF_SET)
-    """Length of vectors from who chose what (`datamodules.collaborative.cooccurrence`) that are appended to the
+    """Length of vectors from who chose what (`datamodules.collaborative.cooccurrence`) that the stage appends to the
     content's, which are centred and have length 1 then; 0: content alone."""
 
     @property
@@ -73,7 +73,7 @@ class EmbedConfig:
         require(read, "embed.path", self.path, f"nothing beside embed.encoder={self.encoder}; files want encoder=file")
 
     def build(self, items: pa.Table, prepared: Path | None = None) -> np.ndarray:
-        """The items' vectors: (N, D) float32, finite, row i for row i of `items`.
+        """The vectors of the items' content: (N, D) float32, finite, row i for row i of `items`.
 
         `items` has the columns item, title, brand, price, categories, category, text. `prepared` is the catalogue's
         folder, where given vectors lie. Raises UserError for an unknown encoder or field, a package or model that

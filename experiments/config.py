@@ -370,6 +370,14 @@ def check(config: RunConfig) -> None:
     require(different, "combined_with", config.combined_with, "every name once")
     alone = not (config.combined_with and config.tokenizer.reads_events)
     require(alone, "combined_with", config.combined_with, "none: this tokenizer reads the events of one catalogue")
+    embed = config.embed
+    settings = f"embed.encoder={embed.encoder} embed.whiten={embed.whiten} embed.collaborative={embed.collaborative:g}"
+    expected = (
+        f"none with {settings}: every catalogue has a vector space of its own then, and no codebook fits two; choose "
+        "vectors that are not fitted to the catalogue, such as embed.encoder=minilm embed.whiten=0 "
+        "embed.collaborative=0"
+    )
+    require(not (config.combined_with and embed.own_space), "combined_with", config.combined_with, expected)
 
 
 def _keys(tree: DictConfig, prefix: str = "") -> list[str]:

@@ -248,10 +248,11 @@ class Pipeline:
         if embed.collaborative:
             from datamodules.collaborative import cooccurrence, joined
 
-            alone = Pipeline(replace(self.config, embed=replace(embed, collaborative=0.0)), say=self.say)
-            alone.run("embed", lambda *figures: None)
+            force = "embed" if self.force in ("prepare", "embed") else ""
+            content = Pipeline(replace(self.config, embed=replace(embed, collaborative=0.0)), force, self.say)
+            content.run("embed", lambda *figures: None)
             others_NC = cooccurrence(self.catalog, self.split)
-            np.save(path, joined(alone._vectors(), others_NC, embed.collaborative))
+            np.save(path, joined(content._vectors(), others_NC, embed.collaborative))
             items, width = np.load(path, mmap_mode="r").shape
         else:
             items, width = embed.write(self.catalog.items, self.prepare.folder, path)
@@ -260,21 +261,14 @@ class Pipeline:
     def _shared_vectors(self) -> tuple[np.ndarray, slice]:
         """(N, D) vectors of all items that share the codebooks, in one order for each of the experiments; our rows.
 
-        Raises UserError where two experiments have the same items, or vectors that cannot be compared.
+        Raises UserError where two experiments have the same items, or vectors of different width.
         """
-        parts, embed = sorted((self, *self.companions), key=lambda part: part.embed.hash), self.config.embed
+        parts = sorted((self, *self.companions), key=lambda part: part.embed.hash)
         if len({part.embed.hash for part in parts}) < len(parts):
             names = ", ".join(part.config.name for part in (self, *self.companions))
             raise UserError(
                 f"combined_with={self.config.combined_with}: of {names}, two have the same items and vectors, which "
                 "would count twice; name experiments on other data"
-            )
-        if embed.own_space and self.companions:
-            raise UserError(
-                f"combined_with={self.config.combined_with}: with embed.encoder={embed.encoder}, embed.whiten="
-                f"{embed.whiten}, embed.collaborative={embed.collaborative:g} every catalogue has a vector space of "
-                "its own, and no codebook fits two; choose vectors that are not fitted to the catalogue, such as "
-                "embed.encoder=minilm embed.whiten=0 embed.collaborative=0"
             )
         for other in self.companions:
             other.run("embed", lambda *figures: None)

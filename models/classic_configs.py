@@ -28,7 +28,7 @@ class ClassicConfig(ModelConfig):
     learns: ClassVar[bool] = True
     """Whether there is anything to train."""
     reads_vectors: ClassVar[bool] = False
-    """Whether it needs the content vectors of the items (the stage embed)."""
+    """Whether it needs the vectors of the items (the stage embed)."""
     reads_attributes: ClassVar[bool] = False
     """Whether it needs their categories and brands."""
 

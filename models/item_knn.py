@@ -1,4 +1,4 @@
-"""Nearest neighbours of a history by content: no training, but a bar for models that learn from who chose what.
+"""Nearest neighbours of a history by the items' vectors: no training, but a bar for models that learn.
 
 Legend: B users, T items of a history, N items, D width.
 """
@@ -18,7 +18,7 @@ class ItemKNN(nn.Module):
     def __init__(self, known: Known, decay: float) -> None:
         super().__init__()
         if known.vectors_ND is None:
-            raise ValueError("ItemKNN needs the content vectors of the items")
+            raise ValueError("ItemKNN needs the vectors of the items")
         self.decay = decay
         self.register_buffer("unit_ND", F.normalize(centred(known.vectors_ND.numpy()), dim=1), persistent=False)
         self.unit_ND: Tensor

@@ -33,7 +33,7 @@ class Known(NamedTuple):
     counts_N: Tensor
     """(N,) int64, how often each item is among the events that training may know."""
     vectors_ND: Tensor | None = None
-    """(N, D) float32 content vectors, for models that read them."""
+    """(N, D) float32 vectors of the stage embed, for models that read them."""
     attributes_NA: Tensor | None = None
     """(N, A) int64 attributes of every item, none twice, -1 behind, for models that read them."""
 

@@ -46,7 +46,7 @@ TWO = Study(
         "tree": ["tokenizer=tree"],
         "huge": ["tokenizer.codebook_sizes=[8,512]"],
         "shallow": {"tiger_tiny": ["model.num_layers=1"]},
-        "combined": {"causal_tiny": ["combined_with=[tiger_tiny]"]},
+        "combined": {"causal_tiny": ["combined_with=[tiger_tiny]", "embed.encoder=minilm"]},
     },
     base="own",
     tokenizer_seeds=True,

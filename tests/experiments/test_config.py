@@ -226,3 +226,9 @@ def test_rows_of_papers_are_left_out_beside_other_data_than_theirs():
     own = override(named("tiger_beauty"), ["data.name=Video_Games", "published={ours: {recall@10: 0.1}}"])
     assert own.published == {"ours": {"recall@10": 0.1}}
     assert override(named("tiger_kuairec"), ["data.watch_ratio=1"]).published == named("tiger_kuairec").published
+
+
+def test_vectors_of_who_chose_what_are_for_models_without_items_of_their_own() -> None:
+    fused = {name for name in experiments() if named(name).embed.collaborative}
+    neighbours = {name for name in experiments() if name.startswith("hybridknn_")}
+    assert fused == {"causal_beauty", "causal_sports", "causal_toys"} | neighbours and len(neighbours) == 5

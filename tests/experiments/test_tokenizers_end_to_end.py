@@ -186,13 +186,15 @@ def test_vectors_of_two_spaces_are_not_combined(output: Path, vectors: str) -> N
             run([*combined, f"embed.encoder={encoder}", *more, f"output_dir={output}"])
 
 
-def test_items_that_meet_themselves_are_not_combined(output: Path) -> None:
+def test_items_that_meet_themselves_are_not_combined(output: Path, vectors: str) -> None:
     for others in ("causal_tiny", "tiger_tiny", "glass_tiny,causal_tiny"):
         with pytest.raises(UserError, match="of tiger_tiny, .*two have the same items and vectors, which would count"):
             run(
                 [
                     "tiger_tiny",
                     "tokenizer=random",
+                    "embed.encoder=file",
+                    f"embed.path={vectors}",
                     f"combined_with=[{others}]",
                     "stage=tokenize",
                     f"output_dir={output}",
