@@ -2,9 +2,9 @@
 
     make exp NAME=causal_beauty
 
-Published (TIGER, Table 1): Recall@10 .0648, NDCG@10 .0384. Ours, three seeds: .0693 ± .0024 / .0392 ± .0009, 12
-CPU-minutes of training; on an RQ-VAE's IDs (tokenizer=rqvae) .0652 / .0378, before 2026-11-23 the flat form
-(model.form=flat) on these .0554 / .0302.
+Published (TIGER, Table 1): Recall@10 .0648, NDCG@10 .0384. Ours, three seeds: .0743 ± .0012 / .0398 ± .0006, 12
+CPU-minutes of training; on IDs of the content alone (embed.collaborative=0) .0693 / .0392, on an RQ-VAE's of it
+(tokenizer=rqvae embed.collaborative=0) .0652 / .0378.
 """
 
 from datamodules.amazon import AmazonConfig
