@@ -1,5 +1,7 @@
 """Item vectors from who chose what, where items of the same users, or chosen one soon after the other, are alike.
 
+`collaborative` is what LETTER draws its codes to, `cooccurrence` what `embed.collaborative` appends to the content.
+
 Array names end in their shape: U users, N items, M events, P pairs of a user and an item, E pairs of items, C width.
 """
 

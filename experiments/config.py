@@ -364,6 +364,11 @@ def check(config: RunConfig) -> None:
         require(
             not config.combined_with, "combined_with", config.combined_with, f"none: {config.name} has no codebooks"
         )
+    check_combined(config)
+
+
+def check_combined(config: RunConfig) -> None:
+    """Raise UserError where the other experiments are none, or none whose items can share the codebooks."""
     for name in config.combined_with:
         require_named(name)
     different = len(set(config.combined_with)) == len(config.combined_with)

@@ -251,9 +251,9 @@ class Pipeline:
             force = "embed" if self.force in ("prepare", "embed") else ""
             content = Pipeline(replace(self.config, embed=replace(embed, collaborative=0.0)), force, self.say)
             content.run("embed", lambda *figures: None)
-            others_NC = cooccurrence(self.catalog, self.split)
-            np.save(path, joined(content._vectors(), others_NC, embed.collaborative))
-            items, width = np.load(path, mmap_mode="r").shape
+            vectors_ND = joined(content._vectors(), cooccurrence(self.catalog, self.split), embed.collaborative)
+            np.save(path, vectors_ND)
+            items, width = vectors_ND.shape
         else:
             items, width = embed.write(self.catalog.items, self.prepare.folder, path)
         return {"items": items, "width": width}
