@@ -203,7 +203,7 @@ class Pipeline:
         if isinstance(model, GenerativeConfig):
             table, reads_long = self.table, model.reads_long
             new_N = torch.from_numpy(self.new_items()) if config.split.cold_share else None
-            content = Content(table.codes_NL, self._vectors(), new_N) if model.reads_content else None
+            content = Content(table.codes_NL, self._vectors() if model.reads_content else None, new_N)
             network = model.build(table.codebook_sizes, config.sequences.max_items, content)
             module = GenerativeModule(network, config.optimizer, config.seed)
             tokens = module.model.tokens

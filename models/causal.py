@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Shape, causal_mask
+from models.copying import Beginnings, Copying
 from models.inside import Inside
-from models.next_item import at, at_once, chosen
+from models.next_item import at, at_once, before, chosen
 from models.transformer import CausalStack, CausalState, rounded
 from sid.tokens import BOS, PAD, TokenSpace
 
@@ -48,6 +49,8 @@ class Reading(NamedTuple):
     """The trunk's state behind the history, in the item form."""
     items_BTL: Tensor | None = None
     """The tokens of the history, in the item form."""
+    past: Beginnings | None = None
+    """What the codes may be copied from, by a model that copies."""
 
 
 class Causal(nn.Module):
@@ -61,6 +64,7 @@ class Causal(nn.Module):
         tied: the output weights are the embeddings.
         item_dropout: share of history items that training hides.
         smoothing: label smoothing in training.
+        copying: what codes of the history have more; None: nothing.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Causal(nn.Module):
         tied: bool,
         item_dropout: float,
         smoothing: float,
+        copying: Copying | None,
     ) -> None:
         super().__init__()
         self.tokens, self.max_items = tokens, max_items
@@ -81,6 +86,7 @@ class Causal(nn.Module):
         self.position = nn.Parameter(torch.empty(num_positions, width).normal_(std=INIT_STD))
         codes = tokens.offsets[-1]
         self.output = None if tied else nn.Parameter(torch.empty(codes, width).normal_(std=(3 * width) ** -0.5))
+        self.copying = copying
 
     def logits(self, states: Tensor, level: int) -> Tensor:
         """Scores (..., V) of the codes of `level`."""
@@ -133,12 +139,17 @@ class Causal(nn.Module):
     def target_logits(self, windows: Sequence[Windows]) -> tuple[list[Tensor], Tensor]:
         """Scores (X, V) of the codes of every level, each told the codes before it, and the targets' codes (X, L)."""
         known, tokens_XL = self.before_targets(windows)
-        return self.code_logits(known, tokens_XL), self.tokens.decode(tokens_XL)
+        return self.code_logits(windows, known, tokens_XL), self.tokens.decode(tokens_XL)
 
-    def code_logits(self, known: Tensor, tokens_XL: Tensor) -> list[Tensor]:
-        """Scores (X, V) of the codes of every level, float32, from what is known before each item (X, ...)."""
+    def code_logits(self, windows: Sequence[Windows], known: Tensor, tokens_XL: Tensor) -> list[Tensor]:
+        """Scores (X, V) of the codes of every level, float32, from what `before_targets` gives for the windows."""
         states = self.depth_states(rounded(known), rounded(tokens_XL)).unbind(1)
-        return [self.logits(states_XD, level)[: len(known)].float() for level, states_XD in enumerate(states)]
+        logits = [self.logits(states_XD, level)[: len(known)].float() for level, states_XD in enumerate(states)]
+        if self.copying is None:
+            return logits
+        items = [self.split(tokens_BS, targets=1)[1] for tokens_BS, _ in windows]
+        items_XTL = before(items, [target_BT for _, target_BT in windows], nothing=PAD)
+        return self.copying.taught(logits, self.copying.beginnings(items_XTL), tokens_XL)
 
     def mean_loss(self, logits: list[Tensor], codes_XL: Tensor) -> Tensor:
         """Mean cross-entropy (natural log) of the codes (X, L), smoothed in training."""
@@ -178,21 +189,32 @@ class Causal(nn.Module):
     ) -> tuple[Tensor, Reading]:
         """Log-probabilities (B, K, V) of the codes of `level` (see `sid.decode.Generator`)."""
         if codes_BK is None or parents_BK is None:
-            states_BKD = state.first_B1D
+            states_BKD, past = state.first_B1D, state.past
         else:
             states_BKD, stack = self.step(codes_BK + self.tokens.offsets[level - 1], level, parents_BK, state)
-            state = state._replace(stack=stack)
-        return self.logits(states_BKD, level).log_softmax(-1, dtype=torch.float32), state
+            past = None if state.past is None else state.past.written(level - 1, codes_BK, parents_BK)
+            state = state._replace(stack=stack, past=past)
+        logits_BKV = self.logits(states_BKD, level)
+        if self.copying is not None and past is not None:
+            logits_BKV = logits_BKV.float() + self.copying.added(level, past, logits_BKV.shape[2])
+        return logits_BKV.log_softmax(-1, dtype=torch.float32), state
 
 
 class FlatCausal(Causal):
     """One stack over the codes of all items."""
 
     def __init__(
-        self, shape: Shape, tokens: TokenSpace, max_items: int, tied: bool, item_dropout: float, smoothing: float
+        self,
+        shape: Shape,
+        tokens: TokenSpace,
+        max_items: int,
+        tied: bool,
+        item_dropout: float,
+        smoothing: float,
+        copying: Copying | None,
     ) -> None:
         positions = 1 + (max_items + 1) * tokens.num_levels
-        super().__init__(tokens, shape.width, max_items, positions, tied, item_dropout, smoothing)
+        super().__init__(tokens, shape.width, max_items, positions, tied, item_dropout, smoothing, copying)
         self.stack = CausalStack(shape)
 
     def _embed(self, tokens_BS: Tensor) -> Tensor:
@@ -240,7 +262,9 @@ class FlatCausal(Causal):
         length_B = (~padding_BS).sum(1)
         mask_B11S = torch.zeros_like(tokens_BS, dtype=self.embedding.dtype).masked_fill(padding_BS, -torch.inf)
         states_BSD, stack = self.stack.begin(self._embed(tokens_BS), mask_B11S[:, None, None])
-        return Reading(at(states_BSD, length_B - 1)[:, None], length_B, stack)
+        first_B1D = at(states_BSD, length_B - 1)[:, None]
+        past = None if self.copying is None else self.copying.beginnings(items_BTL)
+        return Reading(first_B1D, length_B, stack, past=past)
 
     def step(self, tokens_BK: Tensor, level: int, parents_BK: Tensor, state: Reading) -> tuple[Tensor, CausalState]:
         position_B1D = self.position[state.length_B + level - 1][:, None]
@@ -263,8 +287,9 @@ class ItemCausal(Causal):
         tied: bool,
         item_dropout: float,
         smoothing: float,
+        copying: Copying | None,
     ) -> None:
-        super().__init__(tokens, trunk.width, max_items, 1 + max_items, tied, item_dropout, smoothing)
+        super().__init__(tokens, trunk.width, max_items, 1 + max_items, tied, item_dropout, smoothing, copying)
         self.written = nn.Parameter(torch.empty(tokens.offsets[-1], trunk.width).normal_(std=INIT_STD))
         self.level = nn.Parameter(torch.empty(tokens.num_levels, trunk.width).normal_(std=INIT_STD))
         self.item = nn.Linear(trunk.width, trunk.width, bias=False)
@@ -306,7 +331,8 @@ class ItemCausal(Causal):
         (states_BSD,) = self.user_states([(start_B1, items_BTL)])
         user_B1D = at(states_BSD, length_B - 1)[:, None]
         first_B1D, stack = self.depth.step(user_B1D + self.level[0], None, self.depth.empty())
-        return Reading(first_B1D, length_B, stack, user_B1D[:, 0], items_BTL)
+        past = None if self.copying is None else self.copying.beginnings(items_BTL)
+        return Reading(first_B1D, length_B, stack, user_B1D[:, 0], items_BTL, past)
 
     def step(self, tokens_BK: Tensor, level: int, parents_BK: Tensor, state: Reading) -> tuple[Tensor, CausalState]:
         return self.depth.step(F.embedding(tokens_BK, self.written) + self.level[level], parents_BK, state.stack)

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Content(NamedTuple):
-    """What is known of the items, for models that look at more than codes.
+    """What is known of the items, for models that look at more than the codes of a history.
 
     Legend: N items, L levels, D vector width.
     """
 
     codes_NL: "Tensor"
-    vectors_ND: "np.ndarray"
-    """May be a mapped file."""
+    vectors_ND: "np.ndarray | None" = None
+    """May be a mapped file; there for a model that reads them."""
     new_N: "Tensor | None" = None
     """Items that training must know nothing of; None where there are none by intent."""
 
@@ -56,7 +56,7 @@ class GenerativeConfig(ModelConfig):
 
     @property
     def reads_content(self) -> bool:
-        """Whether the model is built from the codes and vectors of the items (`Content`)."""
+        """Whether the model is built from the content vectors of the items (`Content`)."""
         return self.reads_long
 
     def build(self, codebook_sizes: tuple[int, ...], max_items: int, content: "Content | None" = None) -> "nn.Module":
@@ -148,7 +148,7 @@ class GlassConfig(TigerConfig):
         from models.glass import Glass
         from sid.tokens import TokenSpace
 
-        if content is None:
+        if content is None or content.vectors_ND is None:
             raise ValueError("GLASS needs the codes and vectors of the items")
         return Glass(
             self.shape,
@@ -188,6 +188,9 @@ class CausalConfig(GenerativeConfig):
     tied: bool = False
     """Output weights are the code embeddings."""
     num_user_tokens: int = 0
+    copies: bool = field(default=False, metadata=IF_SET)
+    """Learn what codes have more for being those of an item of the history (`models.copying`), also of one that
+    `item_dropout` hides."""
 
     def check(self) -> None:
         require(self.form in ("item", "flat"), "model.form", self.form, "item or flat")
@@ -199,22 +202,35 @@ class CausalConfig(GenerativeConfig):
         """A freshly initialised model of the chosen form."""
         from models.causal import FlatCausal, ItemCausal
 
-        parts = self.parts(codebook_sizes, max_items)
+        parts = self.parts(codebook_sizes, max_items, content)
         if self.form == "item":
             return ItemCausal(**parts)
         del parts["depth"]
         return FlatCausal(parts.pop("trunk"), **parts)
 
-    def parts(self, codebook_sizes: tuple[int, ...], max_items: int) -> dict[str, Any]:
+    def parts(self, codebook_sizes: tuple[int, ...], max_items: int, content: Content | None) -> dict[str, Any]:
         """What `ItemCausal` is built from."""
         from models.attention import Shape
+        from models.copying import Copying
         from sid.tokens import TokenSpace
+        from sid.trie import Trie
+
+        if self.copies and content is None:
+            raise ValueError("a model that copies needs the codes of all items")
 
         trunk = Shape(self.width, self.num_layers, self.num_heads, self.head_width, self.ff_width, self.dropout)
         depth = replace(trunk, num_layers=self.depth_layers, dropout=self.depth_dropout)
         tokens = TokenSpace(codebook_sizes, self.num_user_tokens)
-        rates = {"item_dropout": self.item_dropout, "smoothing": self.label_smoothing}
-        return {"trunk": trunk, "depth": depth, "tokens": tokens, "max_items": max_items, "tied": self.tied, **rates}
+        return {
+            "trunk": trunk,
+            "depth": depth,
+            "tokens": tokens,
+            "max_items": max_items,
+            "tied": self.tied,
+            "item_dropout": self.item_dropout,
+            "smoothing": self.label_smoothing,
+            "copying": Copying(tokens, Trie.from_codes(content.codes_NL)) if self.copies and content else None,
+        }
 
 
 @dataclass
@@ -247,7 +263,7 @@ class SidlightConfig(CausalConfig):
     def build(self, codebook_sizes: tuple[int, ...], max_items: int, content: Content | None = None) -> "Causal":
         from models.sidlight import Sidlight
 
-        if content is None:
+        if content is None or content.vectors_ND is None:
             raise ValueError("Sidlight needs the codes and vectors of the items")
         own: dict[str, Any] = {
             "content": content,
@@ -256,7 +272,7 @@ class SidlightConfig(CausalConfig):
             "judge": self.judge,
             "repeats": self.repeats,
         }
-        return Sidlight(**self.parts(codebook_sizes, max_items), **own)
+        return Sidlight(**self.parts(codebook_sizes, max_items, content), **own)
 
 
 @dataclass

@@ -122,6 +122,18 @@ def chosen(values: Sequence[Tensor], places: Sequence[Tensor]) -> list[Tensor]:
     return [value_BT[place_BT] for value_BT, place_BT in zip(values, places, strict=True)]
 
 
+def before(values: Sequence[Tensor], places: Sequence[Tensor], nothing: int) -> Tensor:
+    """(X, T, ...), of several (B, T, ...) what is before each place (B, T) that is true; `nothing` from there on."""
+    longest = max(place_BT.shape[1] for place_BT in places)
+    parts = []
+    for value_BT, place_BT in zip(values, places, strict=True):
+        row_X, place_X = place_BT.nonzero(as_tuple=True)
+        later_XT = torch.arange(longest, device=place_X.device) >= place_X[:, None]
+        wide_BT = F.pad(value_BT, (0, 0) * (value_BT.ndim - 2) + (0, longest - value_BT.shape[1]), value=nothing)
+        parts.append(wide_BT[row_X].masked_fill(later_XT.view(*later_XT.shape, *[1] * (value_BT.ndim - 2)), nothing))
+    return torch.cat(parts)
+
+
 def products(states_BD: Tensor, answers_ND: Tensor) -> Tensor:
     """(B, N) inner products in float32, also under autocast: bfloat16 would make equals of the best items."""
     with torch.autocast(states_BD.device.type, enabled=False):

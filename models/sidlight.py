@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from models.attention import Shape
 from models.causal import INIT_STD, ItemCausal, Reading, Windows
 from models.configs import Content
+from models.copying import Copying
 from models.item_softmax import Additions, item_logits, item_softmax
-from models.next_item import looked_up
+from models.next_item import before, looked_up
 from sid.tokens import PAD, TokenSpace
 from sid.trie import Trie
 from sid.vectors import centred
@@ -34,7 +35,7 @@ class Sidlight(ItemCausal):
     """See the module.
 
     Args:
-        trunk, depth, tokens, max_items, tied, item_dropout, smoothing: as in `ItemCausal`.
+        trunk, depth, tokens, max_items, tied, item_dropout, smoothing, copying: as in `ItemCausal`.
         content: codes and content vectors of all items.
         item_loss: weight of the loss over whole items, in training alone.
         temperature: of its softmax over cosines.
@@ -51,13 +52,15 @@ class Sidlight(ItemCausal):
         tied: bool,
         item_dropout: float,
         smoothing: float,
+        copying: Copying | None,
         content: Content,
         item_loss: float,
         temperature: float,
         judge: float,
         repeats: bool,
     ) -> None:
-        super().__init__(trunk, depth, tokens, max_items, tied, item_dropout, smoothing)
+        super().__init__(trunk, depth, tokens, max_items, tied, item_dropout, smoothing, copying)
+        assert content.vectors_ND is not None
         self.item_loss, self.temperature, self.judge = item_loss, temperature, judge
         self.trie = Trie.from_codes(content.codes_NL)
         self.vectors_NE, self.new_N = as_small_as_embeddings(centred(content.vectors_ND)), content.new_N
@@ -97,7 +100,7 @@ class Sidlight(ItemCausal):
         `item_loss` times."""
         states_XD, tokens_XL = self.before_targets(windows)
         codes_XL = self.tokens.decode(tokens_XL)
-        loss = self.mean_loss(self.code_logits(states_XD, tokens_XL), codes_XL)
+        loss = self.mean_loss(self.code_logits(windows, states_XD, tokens_XL), codes_XL)
         if not (self.training and self.item_loss):
             return loss
         asked_XD, more = self.asked(states_XD, self.histories(windows))
@@ -116,14 +119,8 @@ class Sidlight(ItemCausal):
 
     def histories(self, windows: Sequence[Windows]) -> Tensor:
         """(X, T), the items before each target of the windows; -1 from there on."""
-        parts = []
-        for tokens_BS, target_BT in windows:
-            item_BT = self.numbers(self.split(tokens_BS, targets=1)[1])
-            row_X, place_X = target_BT.nonzero(as_tuple=True)
-            before_XT = torch.arange(item_BT.shape[1], device=item_BT.device) < place_X[:, None]
-            parts.append(item_BT[row_X].masked_fill(~before_XT, -1))
-        longest = max(part_XT.shape[1] for part_XT in parts)
-        return torch.cat([F.pad(part_XT, (0, longest - part_XT.shape[1]), value=-1) for part_XT in parts])
+        items = [self.numbers(self.split(tokens_BS, targets=1)[1]) for tokens_BS, _ in windows]
+        return before(items, [target_BT for _, target_BT in windows], nothing=-1)
 
     def unit_items(self) -> Tensor:
         """(N, D), all items at unit length; of one that is new, its content alone."""

@@ -166,7 +166,7 @@ def build(
     """
     if isinstance(config, GenerativeConfig) and table is not None:
         vectors_ND: np.ndarray | None = inputs["vectors_ND"].numpy() if "vectors_ND" in inputs else None
-        content = None if vectors_ND is None else Content(table.codes_NL, vectors_ND, inputs.get("new_N"))
+        content = Content(table.codes_NL, vectors_ND, inputs.get("new_N"))
         return config.build(table.codebook_sizes, card.max_items, content)
     if isinstance(config, ClassicConfig):
         named = {name: inputs.get(name) for name in ("vectors_ND", "attributes_NA")}

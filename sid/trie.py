@@ -110,10 +110,23 @@ class Trie:
         return Children(self.codes[level][nodes_BKC].long(), nodes_BKC, valid_BKC)
 
     def lone(self, level: int, nodes_BK: Tensor) -> Tensor:
-        low_BK, end_BK = nodes_BK, nodes_BK + 1
-        for first_child in self.first_child[level:]:
-            low_BK, end_BK = first_child[low_BK], first_child[end_BK]
+        low_BK, end_BK = self._leaves(level, nodes_BK)
         return end_BK - low_BK == 1
+
+    def alone(self) -> Tensor:
+        """(N,) for every item, the level from which on no other item begins as it does. For a trie of all items."""
+        level_N = torch.empty_like(self.leaf_item)
+        for level in reversed(range(self.num_levels)):
+            low_n, end_n = self._leaves(level, torch.arange(len(self.codes[level]), device=level_N.device))
+            level_N[self.leaf_item[low_n[end_n - low_n == 1]]] = level
+        return level_N
+
+    def _leaves(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """The first leaf below each node, and the one behind the last."""
+        low, end = nodes, nodes + 1
+        for first_child in self.first_child[level:]:
+            low, end = first_child[low], first_child[end]
+        return low, end
 
     def items(self, nodes_BK: Tensor, codes_BKL: Tensor) -> Tensor:
         return self.leaf_item[nodes_BK].long()

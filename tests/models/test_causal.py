@@ -151,7 +151,7 @@ def test_the_output_weights_are_the_embeddings_or_others(form: str, tied: bool) 
 @both_forms
 def test_only_training_smooths_the_labels(form: str) -> None:
     """(1 - share) of the target's loss, and the share of the mean loss of all codes of the level."""
-    model = tiny(form, label_smoothing=0.3, dropout=0.0)
+    model = tiny(form, label_smoothing=0.3, dropout=0.0, copies=False)
     tokens_BS = sequences(model, [4])
     target_BT = torch.tensor([[False, True, False, True]])
     known, tokens_XL = model.before_targets([(tokens_BS, target_BT)])

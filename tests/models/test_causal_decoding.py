@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.attention import Attention, KeysValues, Shape, Shared, attend
 from models.causal import Causal
+from models.copying import RATE
 from sid.decode import beam_search
 from sid.tokens import PAD
 from sid.trie import Trie
@@ -29,10 +30,19 @@ from tests.models.tiny_causal import (
 )
 
 
+def added(model: Causal, level: int) -> Tensor:
+    """In a catalogue of all items, where the last code alone leads to one."""
+    assert model.copying is not None
+    number_L = model.copying.again if level == len(SIZES) - 1 else model.copying.more
+    return RATE * number_L[level]
+
+
 def slow_scores(model: Causal, tokens_S: Tensor, codes_NL: Tensor, constrained: bool) -> Tensor:
-    """The slow twin of decoding: every item written behind the user's own history and scored code by code. Constrained,
-    a softmax runs over the codes alone that some item has after the same prefix."""
+    """The slow twin of decoding: every item written behind the user's own history and scored code by code, with what is
+    added to codes of the history. Constrained, a softmax runs over the codes alone that some item has after the same
+    prefix."""
     whole_NS = followed(model, bare(tokens_S), codes_NL)
+    history = model.tokens.decode(model.split(bare(tokens_S), targets=0)[1])[0].tolist()
     target_NT = last_of(whole_NS.shape[1] // model.tokens.num_levels).expand(len(codes_NL), -1)
     states_NLD = model.depth_states(*model.before_targets([(whole_NS, target_NT)]))
     items = [tuple(codes) for codes in codes_NL.tolist()]
@@ -40,7 +50,9 @@ def slow_scores(model: Causal, tokens_S: Tensor, codes_NL: Tensor, constrained: 
     for states_LD, codes in zip(states_NLD, items, strict=True):
         score = torch.zeros((), dtype=torch.double)
         for level, code in enumerate(codes):
-            logits_V = model.logits(states_LD[level], level)
+            logits_V = model.logits(states_LD[level], level).clone()
+            for copied in {past[level] for past in history if tuple(past[:level]) == codes[:level]}:
+                logits_V[copied] += added(model, level)
             allowed = sorted({c[level] for c in items if c[:level] == codes[:level]})
             over = allowed if constrained else list(range(SIZES[level]))
             score += logits_V[code] - logits_V[over].logsumexp(0)
@@ -74,7 +86,7 @@ def test_a_wide_beam_search_ranks_like_scoring_every_item(
 @both_forms
 @torch.no_grad()
 def test_behind_a_user_who_is_not_known_it_ranks_as_it_scores(form: str) -> None:
-    model = tiny(form, num_user_tokens=7)
+    model = tiny(form, num_user_tokens=7, copies=False)
     tokens_BS = sequences(model, [2, 4])
     tokens_BS[:, 0] = PAD
     logp_B1V, _ = model.next_logp(model.begin(tokens_BS), 0, None, None)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.causal import Causal
-from models.configs import CausalConfig
+from models.configs import CausalConfig, Content
 from sid.tokens import PAD
 
 SIZES = (5, 4, 3)
@@ -19,12 +19,15 @@ with_and_without_users = pytest.mark.parametrize("num_user_tokens", [0, 7])
 
 
 def tiny(form: str, **changes: Any) -> Causal:
-    """A small model in double precision, with inputs so large that each of them matters."""
+    """A small model in double precision, with inputs so large that each of them matters. It copies."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"width": 16, "num_layers": 2, "num_heads": 2, "head_width": 8, "ff_width": 32}
-    sizes["depth_dropout"] = 0.0
-    model = CausalConfig(form, **(sizes | changes)).build(SIZES, MAX_ITEMS).double().eval()
+    sizes |= {"depth_dropout": 0.0, "copies": True}
+    model = CausalConfig(form, **(sizes | changes)).build(SIZES, MAX_ITEMS, Content(EVERY_NL)).double().eval()
     with torch.no_grad():
+        if model.copying is not None:
+            model.copying.more.copy_(torch.tensor([0.1, 0.05, 0.2]))
+            model.copying.again.copy_(torch.tensor([-0.3, -0.1, -0.2]))
         for name in ("embedding", "position", "level", "written"):
             if hasattr(model, name):
                 getattr(model, name).normal_()

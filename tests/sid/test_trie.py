@@ -112,6 +112,17 @@ def test_a_prefix_is_lone_that_one_item_starts_with(catalogue: tuple[tuple[int, 
 
 
 @settings(max_examples=50, deadline=None)
+@given(catalogues())
+def test_an_item_is_alone_from_the_level_on_at_which_no_other_begins_alike(
+    catalogue: tuple[tuple[int, ...], Tensor],
+) -> None:
+    _, codes_NL = catalogue
+    for codes, level in zip(codes_NL.tolist(), Trie.from_codes(codes_NL).alone().tolist(), strict=True):
+        alike = [sum(other[: n + 1] == codes[: n + 1] for other in codes_NL.tolist()) for n in range(len(codes))]
+        assert level == alike.index(1)
+
+
+@settings(max_examples=50, deadline=None)
 @given(catalogues(), st.data())
 def test_the_best_below_every_node_is_that_of_the_items_with_its_prefix(
     catalogue: tuple[tuple[int, ...], Tensor], draw: st.DataObject

@@ -1,0 +1,89 @@
+"""What codes have more for being those of an item of the history: a copy mechanism over prefixes of semantic IDs.
+
+Where items of the history begin with the codes that are written already, the codes they go on with get a learnt number
+more on their logits, one a level: much for the first code, less for later ones. A code that leads to an item of the
+history and to no other gets another number: where nothing comes twice that is a certain miss, and a model that only
+learns what is alike hardly knows. As CopyNet's (Gu et al. 2016, arXiv 1603.06393), with prefixes in place of attention.
+
+Legend: X targets, B users, T items of a history, L levels, K beams, V codes of a level, N items.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sid.tokens import PAD, TokenSpace
+from sid.trie import Trie
+
+RATE = 10.0
+"""A step of the optimiser moves the numbers so many times as far as other weights."""
+
+
+class Beginnings(NamedTuple):
+    """The items of histories, and which of them begin with what is written."""
+
+    codes_BTL: Tensor
+    """Anything where there is no item."""
+    alone_BT: Tensor
+    """The level from which on no other item of the catalogue begins alike."""
+    alike_BKT: Tensor
+    """Which items begin with the codes of a beam: before any is written, all that there are (one beam)."""
+
+    def written(self, level: int, codes_BK: Tensor, parents_BK: Tensor | None = None) -> "Beginnings":
+        """After every beam wrote a code of `level`; see `sid.decode.Generator` for the parents."""
+        alike_BKT = self.alike_BKT
+        if parents_BK is not None:
+            alike_BKT = alike_BKT.gather(1, parents_BK[..., None].expand(-1, -1, alike_BKT.shape[2]))
+        same_BKT = self.codes_BTL[:, None, :, level] == codes_BK[..., None]
+        return self._replace(alike_BKT=alike_BKT & same_BKT)
+
+    def continued(self, some_BKT: Tensor, level: int, num_codes: int) -> Tensor:
+        """(B, K, V) bool, the codes of `level` of some of the items."""
+        code_BKT = torch.where(some_BKT, self.codes_BTL[:, None, :, level], num_codes)
+        none_BKV = code_BKT.new_zeros(*code_BKT.shape[:2], num_codes + 1, dtype=torch.bool)
+        return none_BKV.scatter_(2, code_BKT, True)[..., :num_codes]
+
+
+class Copying(nn.Module):
+    """See the module.
+
+    Args:
+        tokens: the vocabulary.
+        trie: of all items.
+    """
+
+    def __init__(self, tokens: TokenSpace, trie: Trie) -> None:
+        super().__init__()
+        self.tokens, self.trie, self.alone_N = tokens, trie, trie.alone()
+        self.more = nn.Parameter(torch.zeros(trie.num_levels))
+        """Of codes that other items begin with, too."""
+        self.again = nn.Parameter(torch.zeros(trie.num_levels))
+        """Of codes that lead to an item of the history alone."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Copying":
+        """Moves the catalogue's tables with the model. They are no buffers: those are broadcast."""
+        self.trie, self.alone_N = self.trie.each(fn), fn(self.alone_N)
+        return super()._apply(fn, recurse)
+
+    def beginnings(self, tokens_BTL: Tensor) -> Beginnings:
+        """Histories of such tokens, PAD behind, before anything is written."""
+        codes_BTL = self.tokens.decode(tokens_BTL)
+        alone_BT = self.alone_N[self.trie.find(codes_BTL).clamp_min(0)]
+        return Beginnings(codes_BTL, alone_BT, (tokens_BTL[..., 0] != PAD)[:, None])
+
+    def added(self, level: int, past: Beginnings, num_codes: int) -> Tensor:
+        """(B, K, V) float32, what the logits of `level` get."""
+        alone_BKT = past.alike_BKT & (past.alone_BT <= level)[:, None]
+        others_BKV = past.continued(past.alike_BKT & ~alone_BKT, level, num_codes)
+        again_BKV = past.continued(alone_BKT, level, num_codes)
+        return RATE * (self.more[level].float() * others_BKV + self.again[level].float() * again_BKV)
+
+    def taught(self, logits: Sequence[Tensor], past: Beginnings, tokens_XL: Tensor) -> list[Tensor]:
+        """Logits (X, V) of every level, each told the codes of the target before it, with what they get."""
+        told, codes_XL = [], self.tokens.decode(tokens_XL)
+        for level, logits_XV in enumerate(logits):
+            told.append(logits_XV + self.added(level, past, logits_XV.shape[1])[:, 0])
+            past = past.written(level, codes_XL[:, level, None])
+        return told

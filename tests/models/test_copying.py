@@ -1,0 +1,121 @@
+"""What codes of the history have more, against a slow twin, and what is learnt of it.
+
+Legend: X targets, B users, T items of a history, L levels, V codes, N items, K beams."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from models.configs import CausalConfig, Content
+from models.copying import RATE, Copying
+from sid.decode import beam_search
+from sid.tokens import PAD, TokenSpace
+from sid.trie import Trie
+from tests.models.tiny_causal import both_forms, last_of, sequences, tiny
+
+SIZES = (4, 3, 3)
+ALL_NL = torch.cartesian_prod(*(torch.arange(size) for size in SIZES))
+
+
+def copying(codes_NL: Tensor) -> Copying:
+    """With numbers that are told from each other."""
+    module = Copying(TokenSpace(SIZES), Trie.from_codes(codes_NL))
+    with torch.no_grad():
+        module.more.copy_(torch.tensor([1.0, 2.0, 3.0]) / RATE)
+        module.again.copy_(torch.tensor([10.0, 20.0, 30.0]) / RATE)
+    return module
+
+
+def slow_added(catalog: list[list[int]], history: list[list[int]], prefix: list[int]) -> list[float]:
+    """What the codes behind a prefix get."""
+    level = len(prefix)
+    more = [0.0] * SIZES[level]
+    for codes in history:
+        if codes[:level] == prefix:
+            alone = sum(other[: level + 1] == codes[: level + 1] for other in catalog) == 1
+            more[codes[level]] = (10.0 if alone else 1.0) * (level + 1)
+    return more
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+@torch.no_grad()
+def test_logits_get_what_a_slow_twin_adds(data: st.DataObject) -> None:
+    numbers = data.draw(st.lists(st.integers(0, len(ALL_NL) - 1), min_size=1, max_size=20, unique=True))
+    codes_NL = ALL_NL[numbers]
+    catalog, module, tokens = codes_NL.tolist(), copying(codes_NL), TokenSpace(SIZES)
+    item = st.integers(0, len(catalog) - 1)
+    histories = data.draw(st.lists(st.lists(item, max_size=5), min_size=1, max_size=3))
+    targets = data.draw(st.lists(item, min_size=len(histories), max_size=len(histories)))
+    tokens_XTL = torch.full((len(histories), 5, 3), PAD)
+    for row, history in enumerate(histories):
+        tokens_XTL[row, : len(history)] = tokens.encode(codes_NL[history].view(-1, 3))
+    plain = [torch.randn(len(histories), size) for size in SIZES]
+    told = module.taught(plain, module.beginnings(tokens_XTL), tokens.encode(codes_NL[targets]))
+    for row, (history, target) in enumerate(zip(histories, targets, strict=True)):
+        for level in range(3):
+            expected = slow_added(catalog, [catalog[i] for i in history], catalog[target][:level])
+            added_V = told[level][row] - plain[level][row]
+            torch.testing.assert_close(added_V, torch.tensor(expected), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_beam_takes_the_beginnings_of_its_parent_along() -> None:
+    module, tokens = copying(ALL_NL), TokenSpace(SIZES)
+    past = module.beginnings(tokens.encode(torch.tensor([[[0, 1, 2], [3, 1, 0], [0, 2, 2]]])))
+    past = past.written(0, torch.tensor([[0, 3, 1]]), torch.tensor([[0, 0, 0]]))
+    assert past.alike_BKT.tolist() == [[[True, False, True], [False, True, False], [False] * 3]]
+    assert module.added(1, past, 3)[0].tolist() == [[0.0, 2.0, 2.0], [0.0, 2.0, 0.0], [0.0] * 3]
+    past = past.written(1, torch.tensor([[1, 2, 1, 0]]), torch.tensor([[1, 0, 2, 1]]))
+    assert past.alike_BKT.tolist() == [[[False, True, False], [False, False, True], [False] * 3, [False] * 3]]
+    torch.testing.assert_close(module.added(2, past, 3)[0, :2], torch.tensor([[30.0, 0.0, 0.0], [0.0, 0.0, 30.0]]))
+
+
+@both_forms
+@torch.no_grad()
+def test_numbers_of_nothing_change_nothing_and_without_them_there_are_none(form: str) -> None:
+    model, plain = tiny(form), tiny(form, copies=False)
+    assert plain.copying is None and not [name for name in plain.state_dict() if "copying" in name]
+    assert model.copying is not None
+    given = [
+        (sequences(model, [5, 3]), torch.tensor([[False, True, True, True, True], [False, True, True] + 2 * [False]]))
+    ]
+    assert model.window_loss(given) != plain.window_loss(given)
+    for number_L in model.copying.parameters():
+        number_L.zero_()
+    assert torch.equal(model.window_loss(given), plain.window_loss(given))
+    with pytest.raises(ValueError, match="codes of all items"):
+        CausalConfig(form, copies=True).build(SIZES, 5)
+
+
+@both_forms
+def test_training_finds_out_that_nothing_comes_again_though_its_like_does(form: str) -> None:
+    """Pairs of items with the first code in common, and every user has either of one pair. Told the first code, both
+    are as likely to a model that knows no user: that it is the other one is for the numbers to tell."""
+    torch.manual_seed(0)
+    codes_NL = torch.tensor([[pair, side] for pair in range(6) for side in range(2)])
+    config = CausalConfig(form, width=8, num_layers=1, depth_layers=1, num_heads=1, head_width=8, ff_width=8)
+    config.copies = True
+    model = config.build((6, 2), 2, Content(codes_NL))
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    assert model.copying is not None
+    model.copying.requires_grad_(True)
+    tokens_BS = model.tokens.encode(
+        torch.cat([codes_NL, codes_NL.view(6, 2, 2).flip(1).view(12, 2)], dim=1).view(12, 2, 2)
+    )
+    target_BT = last_of(2).expand(12, -1)
+    optimizer = torch.optim.Adam(model.copying.parameters(), lr=0.02)
+    for _ in range(30):
+        optimizer.zero_grad()
+        model.window_loss([(tokens_BS.flatten(1), target_BT)]).backward()
+        optimizer.step()
+    more_L, again_L = model.copying.more, model.copying.again
+    assert more_L[0] > 0.1 and again_L[1] < -0.1 and more_L[1] == again_L[0] == 0
+    model.eval()
+    tree = Trie.from_codes(codes_NL)
+    history_BS = model.tokens.encode(codes_NL)
+    best_B = beam_search(model, model.begin(history_BS), tree, 3).items_BK[:, 0]
+    assert best_B.tolist() == [item + 1 - 2 * (item % 2) for item in range(12)]
