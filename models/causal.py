@@ -3,7 +3,7 @@
 Two forms over the same input. Flat: one token a code, one stack over all of them. Item: a trunk over items (the input
 of an item is a projection of the sum of its code embeddings) and a small depth decoder over the codes of the next item,
 which starts from the trunk's state, as in the RQ-Transformer (Lee et al. 2022, arXiv 2203.01941). Positions are learnt;
-each level has a softmax over its own codes.
+each level has a softmax over its own codes. Either form may copy codes from the history (`models.copying`).
 
 Legend: B users or windows, S tokens, T items of a sequence, X targets, L levels, K beams, V codes of a level, M
 places of several parts, D width.
@@ -50,7 +50,7 @@ class Reading(NamedTuple):
     items_BTL: Tensor | None = None
     """The tokens of the history, in the item form."""
     past: Beginnings | None = None
-    """What the codes may be copied from, by a model that copies."""
+    """What codes may be copied from, by a model that copies."""
 
 
 class Causal(nn.Module):
@@ -117,8 +117,8 @@ class Causal(nn.Module):
         return torch.rand(items_BTL.shape[:2], device=items_BTL.device) >= self.item_dropout
 
     def states_before(self, parts: Sequence[Split]) -> list[Tensor]:
-        """(B, T, ...) for each part, what is known before each item is read, which is all that its codes may be
-        predicted from."""
+        """(B, T, ...) for each part, what is known before each item is read. Nothing else tells of its codes, but for
+        `copying`, which reads the items before it again."""
         raise NotImplementedError
 
     def depth_states(self, states: Tensor, tokens_XL: Tensor) -> Tensor:
@@ -148,8 +148,12 @@ class Causal(nn.Module):
         if self.copying is None:
             return logits
         items = [self.split(tokens_BS, targets=1)[1] for tokens_BS, _ in windows]
-        items_XTL = before(items, [target_BT for _, target_BT in windows], nothing=PAD)
-        return self.copying.taught(logits, self.copying.beginnings(items_XTL), tokens_XL)
+        past = self.copying.beginnings(before(items, [target_BT for _, target_BT in windows], nothing=PAD))
+        return self.copying.taught(logits, past, tokens_XL)
+
+    def past(self, items_BTL: Tensor) -> Beginnings | None:
+        """What the codes behind histories of such tokens may be copied from, by a model that copies."""
+        return None if self.copying is None else self.copying.beginnings(items_BTL)
 
     def mean_loss(self, logits: list[Tensor], codes_XL: Tensor) -> Tensor:
         """Mean cross-entropy (natural log) of the codes (X, L), smoothed in training."""
@@ -189,14 +193,14 @@ class Causal(nn.Module):
     ) -> tuple[Tensor, Reading]:
         """Log-probabilities (B, K, V) of the codes of `level` (see `sid.decode.Generator`)."""
         if codes_BK is None or parents_BK is None:
-            states_BKD, past = state.first_B1D, state.past
+            states_BKD = state.first_B1D
         else:
             states_BKD, stack = self.step(codes_BK + self.tokens.offsets[level - 1], level, parents_BK, state)
-            past = None if state.past is None else state.past.written(level - 1, codes_BK, parents_BK)
+            past = state.past and state.past.written(level - 1, codes_BK, parents_BK)
             state = state._replace(stack=stack, past=past)
         logits_BKV = self.logits(states_BKD, level)
-        if self.copying is not None and past is not None:
-            logits_BKV = logits_BKV.float() + self.copying.added(level, past, logits_BKV.shape[2])
+        if self.copying is not None and state.past is not None:
+            logits_BKV = logits_BKV + self.copying.added(level, state.past, logits_BKV.shape[2])
         return logits_BKV.log_softmax(-1, dtype=torch.float32), state
 
 
@@ -263,8 +267,7 @@ class FlatCausal(Causal):
         mask_B11S = torch.zeros_like(tokens_BS, dtype=self.embedding.dtype).masked_fill(padding_BS, -torch.inf)
         states_BSD, stack = self.stack.begin(self._embed(tokens_BS), mask_B11S[:, None, None])
         first_B1D = at(states_BSD, length_B - 1)[:, None]
-        past = None if self.copying is None else self.copying.beginnings(items_BTL)
-        return Reading(first_B1D, length_B, stack, past=past)
+        return Reading(first_B1D, length_B, stack, past=self.past(items_BTL))
 
     def step(self, tokens_BK: Tensor, level: int, parents_BK: Tensor, state: Reading) -> tuple[Tensor, CausalState]:
         position_B1D = self.position[state.length_B + level - 1][:, None]
@@ -272,7 +275,7 @@ class FlatCausal(Causal):
 
 
 class ItemCausal(Causal):
-    """A trunk over items and a depth decoder over the codes of the next one; beams never touch the history.
+    """A trunk over items and a depth decoder over the codes of the next one; no beam attends to the history.
 
     The depth decoder has code embeddings of its own (`written`), as it asks of a code what continues a prefix and the
     trunk what a user wants.
@@ -331,8 +334,7 @@ class ItemCausal(Causal):
         (states_BSD,) = self.user_states([(start_B1, items_BTL)])
         user_B1D = at(states_BSD, length_B - 1)[:, None]
         first_B1D, stack = self.depth.step(user_B1D + self.level[0], None, self.depth.empty())
-        past = None if self.copying is None else self.copying.beginnings(items_BTL)
-        return Reading(first_B1D, length_B, stack, user_B1D[:, 0], items_BTL, past)
+        return Reading(first_B1D, length_B, stack, user_B1D[:, 0], items_BTL, self.past(items_BTL))
 
     def step(self, tokens_BK: Tensor, level: int, parents_BK: Tensor, state: Reading) -> tuple[Tensor, CausalState]:
         return self.depth.step(F.embedding(tokens_BK, self.written) + self.level[level], parents_BK, state.stack)

@@ -213,14 +213,15 @@ class CausalConfig(GenerativeConfig):
         from models.attention import Shape
         from models.copying import Copying
         from sid.tokens import TokenSpace
-        from sid.trie import Trie
-
-        if self.copies and content is None:
-            raise ValueError("a model that copies needs the codes of all items")
 
         trunk = Shape(self.width, self.num_layers, self.num_heads, self.head_width, self.ff_width, self.dropout)
         depth = replace(trunk, num_layers=self.depth_layers, dropout=self.depth_dropout)
         tokens = TokenSpace(codebook_sizes, self.num_user_tokens)
+        copying = None
+        if self.copies:
+            if content is None:
+                raise ValueError("a model that copies needs the codes of all items")
+            copying = Copying(tokens, content.codes_NL, content.new_N)
         return {
             "trunk": trunk,
             "depth": depth,
@@ -229,7 +230,7 @@ class CausalConfig(GenerativeConfig):
             "tied": self.tied,
             "item_dropout": self.item_dropout,
             "smoothing": self.label_smoothing,
-            "copying": Copying(tokens, Trie.from_codes(content.codes_NL)) if self.copies and content else None,
+            "copying": copying,
         }
 
 

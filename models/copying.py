@@ -1,8 +1,8 @@
 """What codes have more for being those of an item of the history: a copy mechanism over prefixes of semantic IDs.
 
 Where items of the history begin with the codes that are written already, the codes they go on with get a learnt number
-more on their logits, one a level: much for the first code, less for later ones. A code that leads to an item of the
-history and to no other gets another number: where nothing comes twice that is a certain miss, and a model that only
+more on their logits, one a level: much for the first code, less for later ones. A code that leads to one item only,
+which is of the history, gets another number: where nothing comes twice that is a certain miss, which a model that
 learns what is alike hardly knows. As CopyNet's (Gu et al. 2016, arXiv 1603.06393), with prefixes in place of attention.
 
 Legend: X targets, B users, T items of a history, L levels, K beams, V codes of a level, N items.
@@ -27,7 +27,7 @@ class Beginnings(NamedTuple):
     codes_BTL: Tensor
     """Anything where there is no item."""
     alone_BT: Tensor
-    """The level from which on no other item of the catalogue begins alike."""
+    """The level from which on no other item begins alike."""
     alike_BKT: Tensor
     """Which items begin with the codes of a beam: before any is written, all that there are (one beam)."""
 
@@ -51,26 +51,31 @@ class Copying(nn.Module):
 
     Args:
         tokens: the vocabulary.
-        trie: of all items.
+        codes_NL: of all items.
+        new_N: items that training must know nothing of: to it, no others begin like these.
     """
 
-    def __init__(self, tokens: TokenSpace, trie: Trie) -> None:
+    def __init__(self, tokens: TokenSpace, codes_NL: Tensor, new_N: Tensor | None = None) -> None:
         super().__init__()
-        self.tokens, self.trie, self.alone_N = tokens, trie, trie.alone()
-        self.more = nn.Parameter(torch.zeros(trie.num_levels))
-        """Of codes that other items begin with, too."""
-        self.again = nn.Parameter(torch.zeros(trie.num_levels))
-        """Of codes that lead to an item of the history alone."""
+        self.tokens, self.trie, levels = tokens, Trie.from_codes(codes_NL), tokens.num_levels
+        self.alone_N = self.learnt_N = self.trie.alone(len(codes_NL))
+        if new_N is not None:
+            self.learnt_N = Trie.from_codes(codes_NL, (~new_N).nonzero()[:, 0]).alone(len(codes_NL))
+        self.more = nn.Parameter(torch.zeros(levels))
+        """Of codes that lead to other items, too. None of the last level does."""
+        self.again = nn.Parameter(torch.zeros(levels))
+        """Of codes that lead to one item only."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Copying":
         """Moves the catalogue's tables with the model. They are no buffers: those are broadcast."""
-        self.trie, self.alone_N = self.trie.each(fn), fn(self.alone_N)
+        self.trie, self.alone_N, self.learnt_N = self.trie.each(fn), fn(self.alone_N), fn(self.learnt_N)
         return super()._apply(fn, recurse)
 
     def beginnings(self, tokens_BTL: Tensor) -> Beginnings:
         """Histories of such tokens, PAD behind, before anything is written."""
         codes_BTL = self.tokens.decode(tokens_BTL)
-        alone_BT = self.alone_N[self.trie.find(codes_BTL).clamp_min(0)]
+        alone_N = self.learnt_N if self.training else self.alone_N
+        alone_BT = alone_N[self.trie.find(codes_BTL).clamp_min(0)]
         return Beginnings(codes_BTL, alone_BT, (tokens_BTL[..., 0] != PAD)[:, None])
 
     def added(self, level: int, past: Beginnings, num_codes: int) -> Tensor:

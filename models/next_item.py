@@ -1,4 +1,5 @@
-"""What classic retrievers share: a history becomes one state, and items are scored by inner product with it.
+"""What classic retrievers share: a history becomes one state, and items are scored by inner product with it. And how
+places of sequences are picked, for all.
 
 Legend: B users or windows, T items of a sequence, X targets, N items, U users, D width, A attributes of an item,
 M places of several parts.
@@ -128,9 +129,10 @@ def before(values: Sequence[Tensor], places: Sequence[Tensor], nothing: int) -> 
     parts = []
     for value_BT, place_BT in zip(values, places, strict=True):
         row_X, place_X = place_BT.nonzero(as_tuple=True)
-        later_XT = torch.arange(longest, device=place_X.device) >= place_X[:, None]
-        wide_BT = F.pad(value_BT, (0, 0) * (value_BT.ndim - 2) + (0, longest - value_BT.shape[1]), value=nothing)
-        parts.append(wide_BT[row_X].masked_fill(later_XT.view(*later_XT.shape, *[1] * (value_BT.ndim - 2)), nothing))
+        earlier_XT = torch.arange(longest, device=place_X.device) < place_X[:, None]
+        known_XT = value_BT.new_full((len(row_X), longest, *value_BT.shape[2:]), nothing)
+        known_XT[earlier_XT] = value_BT[row_X][earlier_XT[:, : value_BT.shape[1]]]
+        parts.append(known_XT)
     return torch.cat(parts)
 
 

@@ -113,9 +113,10 @@ class Trie:
         low_BK, end_BK = self._leaves(level, nodes_BK)
         return end_BK - low_BK == 1
 
-    def alone(self) -> Tensor:
-        """(N,) for every item, the level from which on no other item begins as it does. For a trie of all items."""
-        level_N = torch.empty_like(self.leaf_item)
+    def alone(self, num_items: int) -> Tensor:
+        """(N,) for every item, the level from which on no other item of the trie begins as it does; L for items that
+        are not in it."""
+        level_N = self.leaf_item.new_full((num_items,), self.num_levels)
         for level in reversed(range(self.num_levels)):
             low_n, end_n = self._leaves(level, torch.arange(len(self.codes[level]), device=level_N.device))
             level_N[self.leaf_item[low_n[end_n - low_n == 1]]] = level

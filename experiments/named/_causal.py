@@ -20,7 +20,7 @@ def causal(name: str, data: CatalogConfig, published: dict[str, dict[str, float]
         embed=EmbedConfig(collaborative=1.0),
         tokenizer=ProductConfig([256] * 4),
         sequences=SequenceConfig(batch_size=1000, eval_users=5000),
-        model=CausalConfig(),
+        model=CausalConfig(copies=True),
         optimizer=OptimizerConfig(learning_rate=2e-3, weight_decay=0.1, warmup_steps=100, schedule="cosine"),
         train=TrainConfig(max_epochs=24, validate_every=4, precision="bf16-mixed"),
         published=published,

@@ -19,7 +19,9 @@ def config() -> RunConfig:
         tiger_tiny.config(),
         name="causal_tiny",
         sequences=SequenceConfig(batch_size=300),
-        model=CausalConfig(width=64, num_layers=2, depth_layers=1, head_width=16, ff_width=128, dropout=0.1),
+        model=CausalConfig(
+            width=64, num_layers=2, depth_layers=1, head_width=16, ff_width=128, dropout=0.1, copies=True
+        ),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=30, schedule="cosine"),
         train=TrainConfig(max_epochs=8),
     )

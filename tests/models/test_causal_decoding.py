@@ -30,11 +30,12 @@ from tests.models.tiny_causal import (
 )
 
 
-def added(model: Causal, level: int) -> Tensor:
-    """In a catalogue of all items, where the last code alone leads to one."""
+def added(model: Causal, codes_NL: Tensor, prefix: tuple[int, ...]) -> Tensor:
+    """What the last code of a prefix has more for being of the history."""
     assert model.copying is not None
-    number_L = model.copying.again if level == len(SIZES) - 1 else model.copying.more
-    return RATE * number_L[level]
+    alike = sum(tuple(codes[: len(prefix)]) == prefix for codes in codes_NL.tolist())
+    number_L = model.copying.again if alike == 1 else model.copying.more
+    return RATE * number_L[len(prefix) - 1]
 
 
 def slow_scores(model: Causal, tokens_S: Tensor, codes_NL: Tensor, constrained: bool) -> Tensor:
@@ -52,7 +53,7 @@ def slow_scores(model: Causal, tokens_S: Tensor, codes_NL: Tensor, constrained: 
         for level, code in enumerate(codes):
             logits_V = model.logits(states_LD[level], level).clone()
             for copied in {past[level] for past in history if tuple(past[:level]) == codes[:level]}:
-                logits_V[copied] += added(model, level)
+                logits_V[copied] += added(model, codes_NL, (*codes[:level], copied))
             allowed = sorted({c[level] for c in items if c[:level] == codes[:level]})
             over = allowed if constrained else list(range(SIZES[level]))
             score += logits_V[code] - logits_V[over].logsumexp(0)
@@ -69,10 +70,11 @@ def slow_scores(model: Causal, tokens_S: Tensor, codes_NL: Tensor, constrained: 
 def test_a_wide_beam_search_ranks_like_scoring_every_item(
     form: str, constrained: bool, num_user_tokens: int, seed: int, num_items: int
 ) -> None:
-    model = tiny(form, num_user_tokens=num_user_tokens)
     torch.manual_seed(seed)
     codes_NL = EVERY_NL[torch.randperm(len(EVERY_NL))[:num_items]]
-    tokens_BS = sequences(model, [1, 3, MAX_ITEMS])
+    model = tiny(form, codes_NL, num_user_tokens=num_user_tokens)
+    torch.manual_seed(seed)
+    tokens_BS = sequences(model, [1, 3, MAX_ITEMS], codes_NL)
     found = beam_search(model, model.begin(tokens_BS), Trie.from_codes(codes_NL), 30, constrained)
     for user, tokens_S in enumerate(tokens_BS):
         scores_N, items_N = slow_scores(model, tokens_S, codes_NL, constrained).sort(descending=True)
@@ -86,14 +88,14 @@ def test_a_wide_beam_search_ranks_like_scoring_every_item(
 @both_forms
 @torch.no_grad()
 def test_behind_a_user_who_is_not_known_it_ranks_as_it_scores(form: str) -> None:
-    model = tiny(form, num_user_tokens=7, copies=False)
+    model = tiny(form, num_user_tokens=7)
     tokens_BS = sequences(model, [2, 4])
     tokens_BS[:, 0] = PAD
     logp_B1V, _ = model.next_logp(model.begin(tokens_BS), 0, None, None)
     for tokens_S, items, logp_1V in zip(tokens_BS, (2, 4), logp_B1V, strict=True):
         whole_1S = followed(model, tokens_S[None, : 1 + items * len(SIZES)], EVERY_NL[:1])
-        states_1LD = model.depth_states(*model.before_targets([(whole_1S, last_of(items + 1)[None])]))
-        expected_V = model.logits(states_1LD[0, 0], 0).log_softmax(-1)
+        logits, _ = model.target_logits([(whole_1S, last_of(items + 1)[None])])
+        expected_V = logits[0][0].double().log_softmax(-1)
         torch.testing.assert_close(logp_1V[0].double(), expected_V, atol=1e-5, rtol=1e-5)
     right_BL = model.look_inside(tokens_BS, EVERY_NL[logp_B1V[:, 0].argmax(1) * 12]).right_BL
     assert right_BL[:, 0].all(), "the likeliest first codes"
@@ -104,9 +106,9 @@ def test_behind_a_user_who_is_not_known_it_ranks_as_it_scores(form: str) -> None
 @torch.no_grad()
 def test_few_beams_score_their_items_as_many_do(form: str, constrained: bool) -> None:
     """Beams that are cut in between take the right parent's past along."""
-    model = tiny(form)
     codes_NL = EVERY_NL[::2]
-    tokens_BS = sequences(model, [5, 2])
+    model = tiny(form, codes_NL)
+    tokens_BS = sequences(model, [5, 2], codes_NL)
     tree = Trie.from_codes(codes_NL)
     few = beam_search(model, model.begin(tokens_BS), tree, 4, constrained)
     for user, tokens_S in enumerate(tokens_BS):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models.configs import CausalConfig, Content
 from models.copying import RATE, Copying
+from models.next_item import before
 from sid.decode import beam_search
 from sid.tokens import PAD, TokenSpace
 from sid.trie import Trie
@@ -19,9 +20,9 @@ SIZES = (4, 3, 3)
 ALL_NL = torch.cartesian_prod(*(torch.arange(size) for size in SIZES))
 
 
-def copying(codes_NL: Tensor) -> Copying:
+def copying(codes_NL: Tensor, new_N: Tensor | None = None) -> Copying:
     """With numbers that are told from each other."""
-    module = Copying(TokenSpace(SIZES), Trie.from_codes(codes_NL))
+    module = Copying(TokenSpace(SIZES), codes_NL, new_N)
     with torch.no_grad():
         module.more.copy_(torch.tensor([1.0, 2.0, 3.0]) / RATE)
         module.again.copy_(torch.tensor([10.0, 20.0, 30.0]) / RATE)
@@ -73,6 +74,55 @@ def test_a_beam_takes_the_beginnings_of_its_parent_along() -> None:
     torch.testing.assert_close(module.added(2, past, 3)[0, :2], torch.tensor([[30.0, 0.0, 0.0], [0.0, 0.0, 30.0]]))
 
 
+@torch.no_grad()
+def test_training_knows_nothing_of_new_items() -> None:
+    """Beside (0, 1, 2) there is a new item, that begins with (0, 1), too."""
+    tokens, codes_NL = TokenSpace(SIZES), torch.tensor([[0, 1, 2], [0, 2, 0], [0, 1, 1]])
+    module = copying(codes_NL, torch.tensor([False, False, True]))
+    history_BTL = tokens.encode(codes_NL[None, :1])
+    for training, expected in ((True, [0.0, 20.0, 0.0]), (False, [0.0, 2.0, 0.0])):
+        past = module.train(training).beginnings(history_BTL).written(0, torch.tensor([[0]]))
+        assert module.added(1, past, 3)[0, 0].tolist() == expected
+
+
+def test_tables_move_with_the_model_and_are_no_weights() -> None:
+    module = copying(ALL_NL, torch.arange(len(ALL_NL)) == 3)
+    assert set(module.state_dict()) == {"more", "again"}
+    module.double()
+    assert not any(t.is_floating_point() for t in (module.alone_N, module.learnt_N, module.trie.leaf_item))
+    module.to("meta")
+    assert all(t.is_meta for t in (module.alone_N, module.learnt_N, module.trie.leaf_item))
+
+
+@both_forms
+@torch.no_grad()
+def test_what_is_added_for_a_target_knows_nothing_of_it_or_of_what_is_later(form: str) -> None:
+    """For its first code, as for the others its codes before are told."""
+    model, plain = tiny(form), tiny(form, copies=False)
+    tokens_BS = sequences(model, [5])
+
+    def added(tokens_BS: Tensor) -> Tensor:
+        given = [(tokens_BS, torch.tensor([[False, True, True, True, True]]))]
+        return model.target_logits(given)[0][0] - plain.target_logits(given)[0][0]
+
+    before_XV = added(tokens_BS)
+    assert (before_XV.abs().amax(1) > 0.5).all()
+    for item in range(1, 5):
+        changed_BS = tokens_BS.clone()
+        changed_BS[0, 3 * item] = 2 + (changed_BS[0, 3 * item] - 2 + 1) % 5
+        differs_X = (added(changed_BS) - before_XV).abs().amax(1) > 1e-4
+        assert not differs_X[:item].any()
+
+
+def test_histories_of_several_parts_are_what_is_before_their_targets() -> None:
+    value_BT, other_BT = torch.arange(1, 7).view(2, 3), torch.tensor([[7, 8]])
+    places = [torch.tensor([[True, False, True], [False, True, False]]), torch.tensor([[False, True]])]
+    expected = [[0, 0, 0], [1, 2, 0], [4, 0, 0], [7, 0, 0]]
+    assert before([value_BT, other_BT], places, nothing=0).tolist() == expected
+    deep = [torch.stack([x_BT, 10 * x_BT], dim=2) for x_BT in (value_BT, other_BT)]
+    assert before(deep, places, nothing=0).tolist() == [[[x, 10 * x] for x in row] for row in expected]
+
+
 @both_forms
 @torch.no_grad()
 def test_numbers_of_nothing_change_nothing_and_without_them_there_are_none(form: str) -> None:
@@ -96,21 +146,19 @@ def test_training_finds_out_that_nothing_comes_again_though_its_like_does(form: 
     are as likely to a model that knows no user: that it is the other one is for the numbers to tell."""
     torch.manual_seed(0)
     codes_NL = torch.tensor([[pair, side] for pair in range(6) for side in range(2)])
-    config = CausalConfig(form, width=8, num_layers=1, depth_layers=1, num_heads=1, head_width=8, ff_width=8)
-    config.copies = True
-    model = config.build((6, 2), 2, Content(codes_NL))
+    sizes = {"width": 8, "num_layers": 1, "depth_layers": 1, "num_heads": 1, "head_width": 8, "ff_width": 8}
+    model = CausalConfig(form, **sizes, copies=True).build((6, 2), 2, Content(codes_NL))
     for parameter in model.parameters():
         parameter.requires_grad = False
     assert model.copying is not None
     model.copying.requires_grad_(True)
-    tokens_BS = model.tokens.encode(
-        torch.cat([codes_NL, codes_NL.view(6, 2, 2).flip(1).view(12, 2)], dim=1).view(12, 2, 2)
-    )
+    other_of_pair_NL = codes_NL * torch.tensor([1, -1]) + torch.tensor([0, 1])
+    tokens_BS = model.tokens.encode(torch.stack([codes_NL, other_of_pair_NL], dim=1)).flatten(1)
     target_BT = last_of(2).expand(12, -1)
     optimizer = torch.optim.Adam(model.copying.parameters(), lr=0.02)
     for _ in range(30):
         optimizer.zero_grad()
-        model.window_loss([(tokens_BS.flatten(1), target_BT)]).backward()
+        model.window_loss([(tokens_BS, target_BT)]).backward()
         optimizer.step()
     more_L, again_L = model.copying.more, model.copying.again
     assert more_L[0] > 0.1 and again_L[1] < -0.1 and more_L[1] == again_L[0] == 0

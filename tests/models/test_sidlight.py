@@ -33,9 +33,9 @@ def content() -> Content:
     return Content(table().codes_NL, np.random.default_rng(0).normal(size=(ITEMS, 6)).astype(np.float32))
 
 
-def tiny(item_loss: float = 0.5, repeats: bool = True, known: Content | None = None) -> Sidlight:
+def tiny(item_loss: float = 0.5, repeats: bool = True, known: Content | None = None, copies: bool = False) -> Sidlight:
     torch.manual_seed(0)
-    config = SidlightConfig(**SIZES, item_loss=item_loss, repeats=repeats)  # type: ignore[arg-type]
+    config = SidlightConfig(**SIZES, item_loss=item_loss, repeats=repeats, copies=copies)  # type: ignore[arg-type]
     model = config.build(table().codebook_sizes, MAX_ITEMS, known or content())
     assert isinstance(model, Sidlight)
     if model.again is not None:
@@ -58,12 +58,15 @@ def windows(model: Sidlight, items_BT: Tensor) -> tuple[Tensor, Tensor]:
     return tokens(model, items_BT), target_BT
 
 
-def test_without_items_of_its_own_it_is_the_item_form() -> None:
-    model = tiny().eval()
-    torch.manual_seed(0)
-    plain = CausalConfig(**SIZES).build(table().codebook_sizes, MAX_ITEMS).eval()  # type: ignore[arg-type]
+@pytest.mark.parametrize("copies", [False, True])
+def test_without_items_of_its_own_it_is_the_item_form(copies: bool) -> None:
+    model = tiny(copies=copies).eval()
+    config = CausalConfig(**SIZES, copies=copies)  # type: ignore[arg-type]
+    plain = config.build(table().codebook_sizes, MAX_ITEMS, content()).eval()
     with torch.no_grad():
         model.items.zero_(), model.content.weight.zero_()
+        for number_L in model.copying.parameters() if model.copying else ():
+            number_L.fill_(-0.2)
     plain.load_state_dict({name: w for name, w in model.state_dict().items() if name in plain.state_dict()})
     given = windows(model, histories(5, 3, 8))
     assert torch.equal(model.window_loss([given]), plain.window_loss([given]))
@@ -127,9 +130,12 @@ def test_no_state_sees_a_later_item() -> None:
     assert torch.equal(states[:, :5], others[:, :5]) and not torch.equal(states[:, 5:], others[:, 5:])
 
 
-def test_beams_score_items_as_teacher_forcing_does() -> None:
-    model, items_BT = tiny().eval(), histories(7, 2)
+@pytest.mark.parametrize("copies", [False, True])
+def test_beams_score_items_as_teacher_forcing_does(copies: bool) -> None:
+    model, items_BT = tiny(copies=copies).eval(), histories(7, 2)
     with torch.no_grad():
+        for number_L in model.copying.parameters() if model.copying else ():
+            number_L.fill_(-0.2)
         lists = beam_search(model, model.begin(tokens(model, items_BT)), table().trie, 5)
         assert lists.codes_BKL is not None
         for beam in range(5):

@@ -18,12 +18,12 @@ both_forms = pytest.mark.parametrize("form", ["flat", "item"])
 with_and_without_users = pytest.mark.parametrize("num_user_tokens", [0, 7])
 
 
-def tiny(form: str, **changes: Any) -> Causal:
+def tiny(form: str, catalog_NL: Tensor = EVERY_NL, **changes: Any) -> Causal:
     """A small model in double precision, with inputs so large that each of them matters. It copies."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"width": 16, "num_layers": 2, "num_heads": 2, "head_width": 8, "ff_width": 32}
     sizes |= {"depth_dropout": 0.0, "copies": True}
-    model = CausalConfig(form, **(sizes | changes)).build(SIZES, MAX_ITEMS, Content(EVERY_NL)).double().eval()
+    model = CausalConfig(form, **(sizes | changes)).build(SIZES, MAX_ITEMS, Content(catalog_NL)).double().eval()
     with torch.no_grad():
         if model.copying is not None:
             model.copying.more.copy_(torch.tensor([0.1, 0.05, 0.2]))
@@ -42,11 +42,11 @@ def opened(model: Causal, tokens_BTL: Tensor) -> Tensor:
     return torch.cat([model.tokens.user(torch.arange(len(tokens_BS)))[:, None], tokens_BS], dim=1)
 
 
-def sequences(model: Causal, lengths: list[int]) -> Tensor:
+def sequences(model: Causal, lengths: list[int], catalog_NL: Tensor = EVERY_NL) -> Tensor:
     """(B, S) tokens of so many random items a row."""
-    items_BT = torch.randint(0, len(EVERY_NL), (len(lengths), max(lengths)))
+    items_BT = torch.randint(0, len(catalog_NL), (len(lengths), max(lengths)))
     behind_BT = torch.arange(max(lengths)) >= torch.tensor(lengths)[:, None]
-    return opened(model, model.tokens.encode(EVERY_NL[items_BT]).masked_fill(behind_BT[..., None], PAD))
+    return opened(model, model.tokens.encode(catalog_NL[items_BT]).masked_fill(behind_BT[..., None], PAD))
 
 
 def bare(tokens_S: Tensor) -> Tensor:

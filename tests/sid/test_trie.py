@@ -112,14 +112,18 @@ def test_a_prefix_is_lone_that_one_item_starts_with(catalogue: tuple[tuple[int, 
 
 
 @settings(max_examples=50, deadline=None)
-@given(catalogues())
+@given(catalogues(), st.data())
 def test_an_item_is_alone_from_the_level_on_at_which_no_other_begins_alike(
-    catalogue: tuple[tuple[int, ...], Tensor],
+    catalogue: tuple[tuple[int, ...], Tensor], draw: st.DataObject
 ) -> None:
     _, codes_NL = catalogue
-    for codes, level in zip(codes_NL.tolist(), Trie.from_codes(codes_NL).alone().tolist(), strict=True):
-        alike = [sum(other[: n + 1] == codes[: n + 1] for other in codes_NL.tolist()) for n in range(len(codes))]
-        assert level == alike.index(1)
+    items = range(len(codes_NL))
+    some = draw.draw(st.lists(st.sampled_from(items), min_size=1, unique=True))
+    levels = Trie.from_codes(codes_NL, torch.tensor(some)).alone(len(codes_NL)).tolist()
+    among = codes_NL[some].tolist()
+    for item, codes in enumerate(codes_NL.tolist()):
+        alike = [sum(other[: n + 1] == codes[: n + 1] for other in among) for n in range(len(codes))]
+        assert levels[item] == (alike.index(1) if item in some else len(codes))
 
 
 @settings(max_examples=50, deadline=None)
