@@ -3,9 +3,9 @@
     python -m benchmarks.growth [--items 12000 1000000 35000000] [--rounds 3]
 
 Made-up catalogues of different random codes in 4 codebooks of 256, the same for all, so that nothing but the trie and
-which items the histories hold differs: TIGER at the paper's size and the causal retriever at its default, random
-weights, 20 items of history, 50 beams masked after the softmax, fp32, one thread, CPU time. Catalogues take turns in a
-round; ratios are taken there.
+which items the histories hold differs: TIGER at the paper's size and the causal retriever at its default, which copies
+nothing, random weights, 20 items of history, 50 beams masked after the softmax, fp32, one thread, CPU time. Catalogues
+take turns in a round; ratios are taken there.
 
 Legend: B users, T items of a history, N items, X items of histories, L levels, S tokens.
 """

@@ -89,7 +89,7 @@ class Bench:
         self.report: dict[str, Any] = {"ids": self.problem.name, "codebooks": self.problem.table.codebook_sizes}
 
     def trained_causal(self) -> dict[str, Any]:
-        """Both forms of the causal retriever at their default sizes, after a few steps."""
+        """Both forms of the causal retriever at their default sizes, after a few steps. They copy nothing."""
         from models.configs import CausalConfig
 
         models = {}
