@@ -13,7 +13,7 @@ from sid.configs import ProductConfig
 
 def causal(name: str, data: CatalogConfig, published: dict[str, dict[str, float]]) -> RunConfig:
     """The recipe that was chosen on Beauty's validation users, on semantic IDs by OPQ that know who chose what besides
-    the content (experiments/LOG.md)."""
+    the content, and copying from the history (experiments/LOG.md)."""
     return RunConfig(
         name,
         data=data,
@@ -28,8 +28,8 @@ def causal(name: str, data: CatalogConfig, published: dict[str, dict[str, float]
 
 
 def sidlight(name: str, data: CatalogConfig, published: dict[str, dict[str, float]]) -> RunConfig:
-    """The item form fused with items of their own, which learn who chose what: half the epochs, at a higher rate
-    (experiments/LOG.md)."""
+    """The item form fused with items of their own, which learn who chose what and what comes again, in place of codes
+    that do: half the epochs, at a higher rate (experiments/LOG.md)."""
     base = causal(name, data, published)
     return replace(
         base,
