@@ -18,7 +18,7 @@ from sid.tokens import PAD, TokenSpace
 from sid.trie import Trie
 
 RATE = 10.0
-"""A step of the optimiser moves the numbers so many times as far as other weights."""
+"""How far the numbers move for a step of the optimiser's, beside other weights: they are logits, not shares of one."""
 
 
 class Beginnings(NamedTuple):
@@ -47,12 +47,12 @@ class Beginnings(NamedTuple):
 
 
 class Copying(nn.Module):
-    """See the module.
+    """The learnt numbers, and what they are added to.
 
     Args:
         tokens: the vocabulary.
         codes_NL: of all items.
-        new_N: items that training must know nothing of: to it, no others begin like these.
+        new_N: items that training must know nothing of: it takes codes as if these were not there.
     """
 
     def __init__(self, tokens: TokenSpace, codes_NL: Tensor, new_N: Tensor | None = None) -> None:

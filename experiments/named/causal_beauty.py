@@ -2,10 +2,9 @@
 
     make exp NAME=causal_beauty
 
-Published (TIGER, Table 1): Recall@10 .0648, NDCG@10 .0384. Ours, three seeds: .0808 ± .0003 / .0455 ± .0004, 42 CPU-
-minutes of training in fp32. Without copying (model.copies=false) .0743 / .0398; with that, on IDs of the content
-alone (embed.collaborative=0) .0693 / .0392, on an RQ-VAE's of it (tokenizer=rqvae embed.collaborative=0) .0652 /
-.0378.
+Published (TIGER, Table 1): Recall@10 .0648, NDCG@10 .0384. Ours, three seeds: .0808 ± .0003 / .0455 ± .0004, 42
+CPU-minutes of training in fp32. Without copying (model.copies=false) .0743 / .0398; with that, on IDs of the content
+alone (embed.collaborative=0) .0693 / .0392, on an RQ-VAE's of it (tokenizer=rqvae embed.collaborative=0) .0652 / .0378.
 """
 
 from datamodules.amazon import AmazonConfig
