@@ -149,7 +149,8 @@ class Causal(nn.Module):
             return logits
         items = [self.split(tokens_BS, targets=1)[1] for tokens_BS, _ in windows]
         past = self.copying.beginnings(before(items, [target_BT for _, target_BT in windows], nothing=PAD))
-        return self.copying.taught(logits, past, tokens_XL)
+        added = self.copying.taught(past, self.tokens.decode(tokens_XL))
+        return [logits_XV + added_XV for logits_XV, added_XV in zip(logits, added, strict=True)]
 
     def past(self, items_BTL: Tensor) -> Beginnings | None:
         """What the codes behind histories of such tokens may be copied from, by a model that copies."""
@@ -200,7 +201,7 @@ class Causal(nn.Module):
             state = state._replace(stack=stack, past=past)
         logits_BKV = self.logits(states_BKD, level)
         if self.copying is not None and state.past is not None:
-            logits_BKV = logits_BKV + self.copying.added(level, state.past, logits_BKV.shape[2])
+            logits_BKV = logits_BKV + self.copying.added(level, state.past)
         return logits_BKV.log_softmax(-1, dtype=torch.float32), state
 
 

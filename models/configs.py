@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
     from models.attention import Shape
     from models.causal import Causal
+    from models.copying import Copying
     from models.p5 import P5
     from models.tiger import Tiger
+    from sid.tokens import TokenSpace
 
 
 class Content(NamedTuple):
@@ -95,13 +97,16 @@ class TigerConfig(EncoderDecoderConfig):
     """See `models.tiger`."""
 
     revision: ClassVar[int] = 1
+    copies: bool = field(default=False, metadata=IF_SET)
+    """Learn what codes have more for being those of an item of the history (`models.copying`)."""
 
     def build(self, codebook_sizes: tuple[int, ...], max_items: int, content: Content | None = None) -> "Tiger":
         """A freshly initialised TIGER for semantic IDs with these codebooks."""
         from models.tiger import Tiger
         from sid.tokens import TokenSpace
 
-        return Tiger(self.shape, TokenSpace(codebook_sizes, self.num_user_tokens))
+        tokens = TokenSpace(codebook_sizes, self.num_user_tokens)
+        return Tiger(self.shape, tokens, copying=copying(tokens, content) if self.copies else None)
 
 
 @dataclass
@@ -150,9 +155,10 @@ class GlassConfig(TigerConfig):
 
         if content is None or content.vectors_ND is None:
             raise ValueError("GLASS needs the codes and vectors of the items")
+        tokens = TokenSpace(codebook_sizes, self.num_user_tokens)
         return Glass(
             self.shape,
-            TokenSpace(codebook_sizes, self.num_user_tokens),
+            tokens,
             content.codes_NL,
             content.vectors_ND,
             tiers=self.num_tiers if self.tier else 0,
@@ -161,6 +167,7 @@ class GlassConfig(TigerConfig):
             gate=self.gate,
             neighbours=self.neighbours,
             few=self.few,
+            copying=copying(tokens, content) if self.copies else None,
         )
 
 
@@ -211,17 +218,11 @@ class CausalConfig(GenerativeConfig):
     def parts(self, codebook_sizes: tuple[int, ...], max_items: int, content: Content | None) -> dict[str, Any]:
         """What `ItemCausal` is built from."""
         from models.attention import Shape
-        from models.copying import Copying
         from sid.tokens import TokenSpace
 
         trunk = Shape(self.width, self.num_layers, self.num_heads, self.head_width, self.ff_width, self.dropout)
         depth = replace(trunk, num_layers=self.depth_layers, dropout=self.depth_dropout)
         tokens = TokenSpace(codebook_sizes, self.num_user_tokens)
-        copying = None
-        if self.copies:
-            if content is None:
-                raise ValueError("a model that copies needs the codes of all items")
-            copying = Copying(tokens, content.codes_NL, content.new_N)
         return {
             "trunk": trunk,
             "depth": depth,
@@ -230,7 +231,7 @@ class CausalConfig(GenerativeConfig):
             "tied": self.tied,
             "item_dropout": self.item_dropout,
             "smoothing": self.label_smoothing,
-            "copying": copying,
+            "copying": copying(tokens, content) if self.copies else None,
         }
 
 
@@ -290,6 +291,15 @@ class P5Config(EncoderDecoderConfig):
         from sid.tokens import TokenSpace
 
         return P5(self.shape, TokenSpace(codebook_sizes, self.num_user_tokens), max_items, self.weights)
+
+
+def copying(tokens: "TokenSpace", content: Content | None) -> "Copying":
+    """What a model that copies learns, of the items that training may know of."""
+    from models.copying import Copying
+
+    if content is None:
+        raise ValueError("a model that copies needs the codes of all items")
+    return Copying(tokens, content.codes_NL, content.new_N)
 
 
 def check_sizes(config: ModelConfig, *names: str) -> None:

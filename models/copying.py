@@ -8,7 +8,7 @@ learns what is alike hardly knows. As CopyNet's (Gu et al. 2016, arXiv 1603.0639
 Legend: X targets, B users, T items of a history, L levels, K beams, V codes of a level, N items.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -72,23 +72,24 @@ class Copying(nn.Module):
         return super()._apply(fn, recurse)
 
     def beginnings(self, tokens_BTL: Tensor) -> Beginnings:
-        """Histories of such tokens, PAD behind, before anything is written."""
+        """Histories of such tokens, PAD where there is no item, before anything is written."""
         codes_BTL = self.tokens.decode(tokens_BTL)
         alone_N = self.learnt_N if self.training else self.alone_N
         alone_BT = alone_N[self.trie.find(codes_BTL).clamp_min(0)]
         return Beginnings(codes_BTL, alone_BT, (tokens_BTL[..., 0] != PAD)[:, None])
 
-    def added(self, level: int, past: Beginnings, num_codes: int) -> Tensor:
+    def added(self, level: int, past: Beginnings) -> Tensor:
         """(B, K, V) float32, what the logits of `level` get."""
+        num_codes = self.tokens.codebook_sizes[level]
         alone_BKT = past.alike_BKT & (past.alone_BT <= level)[:, None]
         others_BKV = past.continued(past.alike_BKT & ~alone_BKT, level, num_codes)
         again_BKV = past.continued(alone_BKT, level, num_codes)
         return RATE * (self.more[level].float() * others_BKV + self.again[level].float() * again_BKV)
 
-    def taught(self, logits: Sequence[Tensor], past: Beginnings, tokens_XL: Tensor) -> list[Tensor]:
-        """Logits (X, V) of every level, each told the codes of the target before it, with what they get."""
-        told, codes_XL = [], self.tokens.decode(tokens_XL)
-        for level, logits_XV in enumerate(logits):
-            told.append(logits_XV + self.added(level, past, logits_XV.shape[1])[:, 0])
-            past = past.written(level, codes_XL[:, level, None])
-        return told
+    def taught(self, past: Beginnings, codes_XL: Tensor) -> list[Tensor]:
+        """(X, V) float32 for every level, what its logits get where each is told the codes of the target before it."""
+        added = []
+        for level, code_X in enumerate(codes_XL.unbind(1)):
+            added.append(self.added(level, past)[:, 0])
+            past = past.written(level, code_X[:, None])
+        return added

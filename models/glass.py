@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Attention, Shape, Source, laid_out
+from models.copying import Copying
 from models.inside import Inside
 from models.long_history import Buckets, buckets, nearest_codes, prototypes, retrieve, tier_edges, tier_shares
 from models.long_history import tier_table as make_tier_table
-from models.tiger import Tiger
-from models.transformer import Decoder, DecoderLayer, DecoderState
-from sid.tokens import TokenSpace
+from models.tiger import Tiger, TigerState
+from models.transformer import Decoder, DecoderLayer
+from sid.tokens import PAD, TokenSpace
 
 
 class Found(NamedTuple):
@@ -66,7 +67,7 @@ class FusedLayer(DecoderLayer):
 class GlassState(NamedTuple):
     """What decoding keeps: TIGER's state; the long history by first code; what was found, once the beams have one."""
 
-    decoder: DecoderState
+    tiger: TigerState
     buckets: Buckets | None
     keys_values: list[tuple[Tensor, Tensor]] | None
     finder_BM: Tensor
@@ -89,6 +90,7 @@ class Glass(Tiger):
         gate: vector, scalar, fixed (0.5) or sum.
         neighbours: how many similar codes help out where a code has too few items of its own; 0: none.
         few: how many items a code needs to do without its neighbours.
+        copying: what codes of either history have more; None: nothing.
     """
 
     codes_NL: Tensor
@@ -107,9 +109,12 @@ class Glass(Tiger):
         gate: str,
         neighbours: int,
         few: int,
+        copying: Copying | None = None,
     ) -> None:
         most *= tokens.num_levels > 1  # what the first code brings back is for the codes behind it
-        super().__init__(shape, tokens, Decoder(shape, lambda s: FusedLayer(s, gate)) if most else None)
+        decoder = Decoder(shape, lambda s: FusedLayer(s, gate)) if most else None
+        super().__init__(shape, tokens, decoder, copying=copying)
+        self.codes_NL = codes_NL
         self.tiers, self.most, self.few = tiers, most, few
         num_codes = tokens.codebook_sizes[0]
         if tiers or most:
@@ -123,7 +128,6 @@ class Glass(Tiger):
                 layers = [before, *layers, nn.RMSNorm(shape.width)]
             self.tier_token = nn.Sequential(*layers)
         if most:
-            self.codes_NL = codes_NL
             self.near_AX = nearest_codes(prototypes_AD, min(neighbours, num_codes - 1))
             inputs = tokens.num_levels * shape.width
             self.item = nn.Linear(inputs, shape.width, bias=False)
@@ -150,6 +154,11 @@ class Glass(Tiger):
             token_B1D = self.tier_token(shares_BAN.flatten(1).to(self.embedding.dtype))[:, None].to(x_BSD.dtype)
         return torch.cat([token_B1D, x_BSD], dim=1), F.pad(padding_BS, (1, 0))
 
+    def history(self, tokens_BS: Tensor, long_BT: Tensor) -> Tensor:  # type: ignore[override]
+        """As TIGER's, with the items of the long history in front."""
+        long_BTL = self.tokens.encode(self.codes_NL[long_BT.clamp_min(0)])
+        return torch.cat([long_BTL.masked_fill(long_BT[..., None] < 0, PAD), super().history(tokens_BS)], dim=1)
+
     def _found(self, items_BM: Tensor) -> Tensor:
         """(B, M, D) of what was found. Code embeddings are read without gradient (GLASS): the search is to use them,
         not to shape them."""
@@ -167,7 +176,7 @@ class Glass(Tiger):
             codes_BL: codes of the target item.
             asides: what `told` gives for the same arguments, where it is there already.
         """
-        return self.decode(*self.embed(tokens_BS, long_BT), codes_BL, asides or self.told(long_BT, codes_BL)[0])
+        return self.decode([tokens_BS, long_BT], codes_BL, asides or self.told(long_BT, codes_BL)[0])
 
     def told(
         self, long_BT: Tensor, codes_BL: Tensor, gates: list[Tensor] | None = None
@@ -212,7 +221,7 @@ class Glass(Tiger):
         """Encodes every history once, for `sid.decode.beam_search`."""
         by_code = self._by_code(long_BT) if self.most else None
         nothing_B0 = tokens_BS.new_zeros(len(tokens_BS), 0)
-        return GlassState(self.read(*self.embed(tokens_BS, long_BT)), by_code, None, nothing_B0, nothing_B0)
+        return GlassState(self.read(tokens_BS, long_BT), by_code, None, nothing_B0, nothing_B0)
 
     def _search(self, state: GlassState, codes_BK: Tensor) -> GlassState:
         """What every first beam brings back, the items of a user side by side."""
@@ -237,8 +246,8 @@ class Glass(Tiger):
                 state = self._search(state, codes_BK)
             else:
                 state = state._replace(origin_BK=state.origin_BK.gather(1, parents_BK))
-        logp_BKV, decoder = self.continue_with(state.decoder, level, codes_BK, parents_BK, _asides(state))
-        return logp_BKV, state._replace(decoder=decoder)
+        logp_BKV, tiger = self.continue_with(state.tiger, level, codes_BK, parents_BK, _asides(state))
+        return logp_BKV, state._replace(tiger=tiger)
 
 
 def _mask(hidden: Tensor) -> Tensor:

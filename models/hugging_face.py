@@ -48,6 +48,8 @@ def to_hugging_face(model: Tiger) -> "T5ForConditionalGeneration":
     """
     if type(model) is not Tiger:
         raise UserError(f"{type(model).__name__} has no counterpart in Hugging Face; only a TIGER exports")
+    if model.copying is not None:
+        raise UserError("a TIGER that copies (model.copies) has no counterpart in Hugging Face; train it without")
     from transformers import T5ForConditionalGeneration
 
     config = t5_config(model.encoder.bias.shape, model.tokens.size)

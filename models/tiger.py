@@ -1,19 +1,29 @@
 """TIGER (Rajput et al., NeurIPS 2023, arXiv 2305.05065): a T5-style encoder-decoder over semantic-ID tokens.
 
-Legend: B users, S source tokens, L levels, K beams, V codes of a level, W vocabulary, D width.
+It may copy codes from the history (`models.copying`), which the paper's does not.
+Legend: B users, S source tokens, T items of a history, L levels, K beams, V codes of a level, W vocabulary, D width.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Packed, Shape, Source
+from models.copying import Beginnings, Copying
 from models.inside import Inside
 from models.transformer import Decoder, DecoderState, Encoder
 from sid.tokens import BOS, PAD, TokenSpace
+
+
+class TigerState(NamedTuple):
+    """What decoding keeps between two levels."""
+
+    decoder: DecoderState
+    past: Beginnings | None
+    """What codes may be copied from, by a model that copies."""
 
 
 class Tiger(nn.Module):
@@ -24,14 +34,23 @@ class Tiger(nn.Module):
         tokens: users and codes.
         decoder: in place of T5's.
         num_words: of a prompt; their tokens come behind.
+        copying: what codes of the history have more; None: nothing.
     """
 
-    def __init__(self, shape: Shape, tokens: TokenSpace, decoder: Decoder | None = None, num_words: int = 0) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        tokens: TokenSpace,
+        decoder: Decoder | None = None,
+        num_words: int = 0,
+        copying: Copying | None = None,
+    ) -> None:
         super().__init__()
         self.tokens = tokens
         self.embedding = nn.Parameter(torch.empty(tokens.size + num_words, shape.width).normal_())
         self.encoder = Encoder(shape)
         self.decoder = decoder or Decoder(shape)
+        self.copying = copying
 
     @property
     def gated_layers(self) -> int:
@@ -59,17 +78,34 @@ class Tiger(nn.Module):
     def _logits(self, states: Tensor) -> Tensor:
         return F.linear(states * self.embedding.shape[1] ** -0.5, self.embedding)
 
-    def decode(
-        self, x_BSD: Tensor, padding_BS: Tensor, codes_BL: Tensor, asides: Sequence[Any] | None = None
-    ) -> Tensor:
-        """Logits (B, L, W) of the target's tokens, each given those before it (teacher forcing)."""
-        return self._taught(*self.encode(x_BSD, padding_BS), codes_BL, asides)
+    def history(self, tokens_BS: Tensor) -> Tensor:
+        """(B, T, L) tokens of the items that codes may be copied from, PAD where there is none."""
+        return tokens_BS[:, min(self.tokens.num_user_tokens, 1) :].unflatten(1, (-1, self.tokens.num_levels))
+
+    def past(self, inputs: Sequence[Sequence[Tensor]]) -> Beginnings | None:
+        """For a model that copies, the histories of several parts, each what `begin` takes."""
+        if self.copying is None:
+            return None
+        items = [self.history(*part) for part in inputs]
+        longest = max(items_BTL.shape[1] for items_BTL in items)
+        padded = [F.pad(items_BTL, (0, 0, 0, longest - items_BTL.shape[1]), value=PAD) for items_BTL in items]
+        return self.copying.beginnings(torch.cat(padded))
 
     def _taught(
-        self, source: Source, mask_B11S: Tensor | None, codes_BL: Tensor, asides: Sequence[Any] | None
+        self,
+        source: Source,
+        mask_B11S: Tensor | None,
+        past: Beginnings | None,
+        codes_BL: Tensor,
+        asides: Sequence[Any] | None,
     ) -> Tensor:
+        """Logits (B, L, W) of the target's tokens, each given those before it (teacher forcing)."""
         before_BL = F.pad(self.tokens.encode(codes_BL)[:, :-1], (1, 0), value=BOS)
-        return self._logits(self.decoder(F.embedding(before_BL, self.embedding), source, mask_B11S, asides))
+        logits_BLW = self._logits(self.decoder(F.embedding(before_BL, self.embedding), source, mask_B11S, asides))
+        if self.copying is not None and past is not None:
+            for level, added_BV in enumerate(self.copying.taught(past, codes_BL)):
+                logits_BLW[:, level, self.tokens.level(level)] += added_BV
+        return logits_BLW
 
     def forward(self, tokens_BS: Tensor, codes_BL: Tensor) -> Tensor:
         """Logits (B, L, W) of the target's tokens, each given those before it (teacher forcing).
@@ -78,7 +114,11 @@ class Tiger(nn.Module):
             tokens_BS: user token and history; PAD where a row is shorter.
             codes_BL: codes of the target item.
         """
-        return self.decode(*self.embed(tokens_BS), codes_BL)
+        return self.decode([tokens_BS], codes_BL)
+
+    def decode(self, inputs: Sequence[Tensor], codes_BL: Tensor, asides: Sequence[Any] | None = None) -> Tensor:
+        """`forward`, of what `begin` takes."""
+        return self._taught(*self.encode(*self.embed(*inputs)), self.past([inputs]), codes_BL, asides)
 
     def token_loss(self, logits_BLW: Tensor, codes_BL: Tensor) -> Tensor:
         """Mean cross-entropy (natural log) of the target's tokens."""
@@ -99,7 +139,8 @@ class Tiger(nn.Module):
         masks = [self.mask(padding_BS) for _, padding_BS in embedded]
         states = self.encoder.packed([x_BSD for x_BSD, _ in embedded], masks)
         codes_BL = torch.cat([codes_BL for *_, codes_BL in prefixes])
-        logits_BLW = self._taught(Packed(states, masks), None, codes_BL, self.asides(prefixes))
+        past = self.past([inputs for *inputs, _ in prefixes])
+        logits_BLW = self._taught(Packed(states, masks), None, past, codes_BL, self.asides(prefixes))
         return self.token_loss(logits_BLW, codes_BL)
 
     def asides(self, prefixes: Sequence[tuple[Tensor, ...]]) -> Sequence[Any] | None:
@@ -111,34 +152,40 @@ class Tiger(nn.Module):
         logits_BLW = self(tokens_BS, codes_BL)
         return Inside(self.token_loss(logits_BLW, codes_BL), self.right(logits_BLW, codes_BL), None, None, None)
 
-    def read(self, x_BSD: Tensor, padding_BS: Tensor) -> DecoderState:
-        """The decoder's state before the first token."""
-        return self.decoder.begin(*self.encode(x_BSD, padding_BS))
+    def read(self, *inputs: Tensor) -> TigerState:
+        """The decoder's state before the first token, of what `begin` takes."""
+        return TigerState(self.decoder.begin(*self.encode(*self.embed(*inputs))), self.past([inputs]))
 
-    def begin(self, tokens_BS: Tensor) -> DecoderState:
+    def begin(self, tokens_BS: Tensor) -> TigerState:
         """Encodes every history once, for `sid.decode.beam_search`."""
-        return self.read(*self.embed(tokens_BS))
+        return self.read(tokens_BS)
 
     def continue_with(
         self,
-        state: DecoderState,
+        state: TigerState,
         level: int,
         codes_BK: Tensor | None,
         parents_BK: Tensor | None,
         asides: Sequence[Any] | None = None,
-    ) -> tuple[Tensor, DecoderState]:
+    ) -> tuple[Tensor, TigerState]:
         """One step of every beam: log-probabilities (B, K, V) of the codes of `level`, and the new state."""
+        past = state.past
         if codes_BK is None:
-            users = len(state.source[0][0])
+            users = len(state.decoder.source[0][0])
             tokens_BK = torch.full((users, 1), BOS, device=self.embedding.device)
         else:
             tokens_BK = codes_BK + self.tokens.offsets[level - 1]
-        states_BKD, state = self.decoder.step(F.embedding(tokens_BK, self.embedding), parents_BK, state, asides)
-        logp_BKW = self._logits(states_BKD).log_softmax(-1, dtype=torch.float32)
-        return logp_BKW[..., self.tokens.level(level)], state
+            past = past and past.written(level - 1, codes_BK, parents_BK)
+        embedded_BKD = F.embedding(tokens_BK, self.embedding)
+        states_BKD, decoder = self.decoder.step(embedded_BKD, parents_BK, state.decoder, asides)
+        logits_BKW, own = self._logits(states_BKD), self.tokens.level(level)
+        if self.copying is not None and past is not None:
+            logits_BKW[..., own] += self.copying.added(level, past)
+        logp_BKW = logits_BKW.log_softmax(-1, dtype=torch.float32)
+        return logp_BKW[..., own], TigerState(decoder, past)
 
     def next_logp(
-        self, state: DecoderState, level: int, codes_BK: Tensor | None, parents_BK: Tensor | None
-    ) -> tuple[Tensor, DecoderState]:
+        self, state: TigerState, level: int, codes_BK: Tensor | None, parents_BK: Tensor | None
+    ) -> tuple[Tensor, TigerState]:
         """Log-probabilities (B, K, V) of the codes of `level` (see `sid.decode.Generator`)."""
         return self.continue_with(state, level, codes_BK, parents_BK)

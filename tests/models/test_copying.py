@@ -9,35 +9,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.configs import CausalConfig, Content
-from models.copying import RATE, Copying
+from models.copying import Copying
 from models.next_item import before
 from sid.decode import beam_search
 from sid.tokens import PAD, TokenSpace
 from sid.trie import Trie
 from tests.models.tiny_causal import both_forms, last_of, sequences, tiny
+from tests.models.tiny_copying import numbered, slow_added
 
 SIZES = (4, 3, 3)
 ALL_NL = torch.cartesian_prod(*(torch.arange(size) for size in SIZES))
 
 
 def copying(codes_NL: Tensor, new_N: Tensor | None = None) -> Copying:
-    """With numbers that are told from each other."""
-    module = Copying(TokenSpace(SIZES), codes_NL, new_N)
-    with torch.no_grad():
-        module.more.copy_(torch.tensor([1.0, 2.0, 3.0]) / RATE)
-        module.again.copy_(torch.tensor([10.0, 20.0, 30.0]) / RATE)
-    return module
-
-
-def slow_added(catalog: list[list[int]], history: list[list[int]], prefix: list[int]) -> list[float]:
-    """What the codes behind a prefix get."""
-    level = len(prefix)
-    more = [0.0] * SIZES[level]
-    for codes in history:
-        if codes[:level] == prefix:
-            alone = sum(other[: level + 1] == codes[: level + 1] for other in catalog) == 1
-            more[codes[level]] = (10.0 if alone else 1.0) * (level + 1)
-    return more
+    return numbered(Copying(TokenSpace(SIZES), codes_NL, new_N))
 
 
 @settings(max_examples=60, deadline=None)
@@ -53,13 +38,11 @@ def test_logits_get_what_a_slow_twin_adds(data: st.DataObject) -> None:
     tokens_XTL = torch.full((len(histories), 5, 3), PAD)
     for row, history in enumerate(histories):
         tokens_XTL[row, : len(history)] = tokens.encode(codes_NL[history].view(-1, 3))
-    plain = [torch.randn(len(histories), size) for size in SIZES]
-    told = module.taught(plain, module.beginnings(tokens_XTL), tokens.encode(codes_NL[targets]))
+    added = module.taught(module.beginnings(tokens_XTL), codes_NL[targets])
     for row, (history, target) in enumerate(zip(histories, targets, strict=True)):
         for level in range(3):
-            expected = slow_added(catalog, [catalog[i] for i in history], catalog[target][:level])
-            added_V = told[level][row] - plain[level][row]
-            torch.testing.assert_close(added_V, torch.tensor(expected), atol=1e-5, rtol=1e-5)
+            expected = slow_added(SIZES[level], catalog, [catalog[i] for i in history], catalog[target][:level])
+            torch.testing.assert_close(added[level][row], torch.tensor(expected))
 
 
 @torch.no_grad()
@@ -68,10 +51,10 @@ def test_a_beam_takes_the_beginnings_of_its_parent_along() -> None:
     past = module.beginnings(tokens.encode(torch.tensor([[[0, 1, 2], [3, 1, 0], [0, 2, 2]]])))
     past = past.written(0, torch.tensor([[0, 3, 1]]), torch.tensor([[0, 0, 0]]))
     assert past.alike_BKT.tolist() == [[[True, False, True], [False, True, False], [False] * 3]]
-    assert module.added(1, past, 3)[0].tolist() == [[0.0, 2.0, 2.0], [0.0, 2.0, 0.0], [0.0] * 3]
+    assert module.added(1, past)[0].tolist() == [[0.0, 2.0, 2.0], [0.0, 2.0, 0.0], [0.0] * 3]
     past = past.written(1, torch.tensor([[1, 2, 1, 0]]), torch.tensor([[1, 0, 2, 1]]))
     assert past.alike_BKT.tolist() == [[[False, True, False], [False, False, True], [False] * 3, [False] * 3]]
-    torch.testing.assert_close(module.added(2, past, 3)[0, :2], torch.tensor([[30.0, 0.0, 0.0], [0.0, 0.0, 30.0]]))
+    torch.testing.assert_close(module.added(2, past)[0, :2], torch.tensor([[30.0, 0.0, 0.0], [0.0, 0.0, 30.0]]))
 
 
 @torch.no_grad()
@@ -82,7 +65,7 @@ def test_training_knows_nothing_of_new_items() -> None:
     history_BTL = tokens.encode(codes_NL[None, :1])
     for training, expected in ((True, [0.0, 20.0, 0.0]), (False, [0.0, 2.0, 0.0])):
         past = module.train(training).beginnings(history_BTL).written(0, torch.tensor([[0]]))
-        assert module.added(1, past, 3)[0, 0].tolist() == expected
+        assert module.added(1, past)[0, 0].tolist() == expected
 
 
 def test_tables_move_with_the_model_and_are_no_weights() -> None:

@@ -16,6 +16,7 @@ from models.tiger import Tiger
 from sid.decode import beam_search
 from sid.tokens import BOS
 from sid.trie import Trie
+from tests.models.tiny_copying import slow_added
 from tests.models.tiny_glass import (
     LONG_LENGTHS,
     MOST,
@@ -98,6 +99,12 @@ def slow(model: Glass, user: Users, codes_L: Tensor, neighbours: int = 2, few: i
         x_1LD = x_1LD + read_1LD
         x_1LD = x_1LD + layer.feed_forward(layer.feed_forward_norm(x_1LD))
     logits_LW = decoder.norm(x_1LD)[0] * model.embedding.shape[1] ** -0.5 @ model.embedding.T
+    if model.copying is not None:
+        short = model.tokens.decode(user.tokens_BS[:, bool(model.tokens.num_user_tokens) :].view(-1, len(codes_L)))
+        known = [*model.codes_NL[long].tolist(), *short.tolist()]
+        for level, size in enumerate(model.tokens.codebook_sizes):
+            added_V = slow_added(size, model.codes_NL.tolist(), known, codes_L[:level].tolist())
+            logits_LW[level, model.tokens.level(level)] += torch.tensor(added_V)
     return Answer(logits_LW, len(items), gates_G or [0.0] * len(decoder.layers))
 
 
@@ -136,7 +143,10 @@ def slow_scores(logits_NLW: Tensor, codes_NL: Tensor, model: Tiger, constrained:
 
 
 @every_gate
-@pytest.mark.parametrize("changes", [{"neighbours": 0, "tier": False}, {"few": 3, "num_user_tokens": 3}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"neighbours": 0, "tier": False}, {"few": 3, "num_user_tokens": 3}, {"copies": True, "num_user_tokens": 3}],
+)
 @torch.no_grad()
 def test_a_beam_search_scores_items_as_the_slow_twin_and_so_does_teacher_forcing(
     gate: str, changes: dict[str, Any]

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.attention import Attention, Packed, Shape
-from models.configs import P5Config, TigerConfig
+from models.configs import Content, P5Config, TigerConfig
 from models.tiger import Tiger
 from sid.tokens import PAD
 from tests.models import tiny_glass
+from tests.models.tiny_copying import numbered
 
 SIZES = (7, 5, 3)
 SMALL: dict[str, Any] = {"width": 16, "num_layers": 2, "num_heads": 2, "head_width": 8, "ff_width": 32, "dropout": 0.0}
@@ -58,7 +59,7 @@ def test_parts_together_teach_what_each_teaches_alone(kind: Any, lengths: list[l
     check(model, [(histories(model, part), codes(len(part))) for part in lengths])
 
 
-@pytest.mark.parametrize("changes", [{}, {"gate": "sum"}, {"tier": False}, {"search": False}])
+@pytest.mark.parametrize("changes", [{}, {"gate": "sum"}, {"tier": False}, {"search": False}, {"copies": True}])
 def test_glass_finds_in_parts_what_it_finds_alone(changes: dict[str, Any]) -> None:
     model = tiny_glass.tiny(**changes)
     parts = []
@@ -66,6 +67,15 @@ def test_glass_finds_in_parts_what_it_finds_alone(changes: dict[str, Any]) -> No
         some = tiny_glass.users(model, long_lengths, seed)
         parts.append((*some, tiny_glass.content_of(model)[torch.arange(len(long_lengths)) + seed]))
     check(model, parts)
+
+
+def test_a_tiger_copies_in_parts_what_it_copies_alone() -> None:
+    torch.manual_seed(0)
+    content = Content(torch.cartesian_prod(*(torch.arange(size) for size in SIZES)))
+    model = TigerConfig(**SMALL, num_user_tokens=10, copies=True).build(SIZES, 20, content).double()
+    assert model.copying is not None
+    numbered(model.copying)
+    check(model, [(histories(model, part), codes(len(part))) for part in ([3, 1], [6], [2, 2, 2])])
 
 
 def test_parts_drop_out_their_share_in_training() -> None:

@@ -6,21 +6,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.attention import Attention, Shape, attend
-from models.configs import CausalConfig, TigerConfig
+from models.configs import CausalConfig, Content, TigerConfig
 from models.hugging_face import to_hugging_face
 from models.tiger import Tiger
 from sid.decode import beam_search
 from sid.errors import UserError
 from sid.tokens import PAD
 from sid.trie import Trie
+from tests.models.tiny_copying import numbered, slow_added
 
 SIZES = (7, 5, 3)
+EVERY_NL = torch.cartesian_prod(*(torch.arange(size) for size in SIZES))
 
 
-def tiny(**changes: float) -> Tiger:
+def tiny(catalog_NL: torch.Tensor | None = None) -> Tiger:
+    """Given a catalogue, it copies."""
     torch.manual_seed(0)
     sizes = {"width": 16, "num_layers": 2, "num_heads": 2, "head_width": 8, "ff_width": 32, "num_user_tokens": 10}
-    return TigerConfig(**(sizes | changes)).build(SIZES, 20).eval()
+    if catalog_NL is None:
+        return TigerConfig(**sizes).build(SIZES, 20).eval()
+    model = TigerConfig(**sizes, copies=True).build(SIZES, 20, Content(catalog_NL)).eval()
+    assert model.copying is not None
+    numbered(model.copying)
+    return model
 
 
 def histories(model: Tiger, lengths: list[int]) -> torch.Tensor:
@@ -79,14 +87,14 @@ def scores_of_every_item(model: Tiger, tokens_BS: torch.Tensor, codes_NL: torch.
     return torch.stack(rows)
 
 
+@pytest.mark.parametrize("copies", [False, True])
 @settings(max_examples=10, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 60))
-def test_a_wide_beam_search_ranks_like_scoring_every_item(seed: int, num_items: int) -> None:
-    model = tiny()
+@given(seed=st.integers(0, 10**6), num_items=st.integers(1, 60))
+def test_a_wide_beam_search_ranks_like_scoring_every_item(copies: bool, seed: int, num_items: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    every = torch.cartesian_prod(*(torch.arange(size) for size in SIZES))
-    codes_NL = every[torch.randperm(len(every), generator=generator)[:num_items]]
-    tokens_BS = histories(model, [1, 5, 12])
+    codes_NL = EVERY_NL[torch.randperm(len(EVERY_NL), generator=generator)[:num_items]]
+    model = tiny(codes_NL if copies else None)
+    tokens_BS = items_of(model, codes_NL, [0, 1, 4]) if copies else histories(model, [1, 5, 12])
     with torch.no_grad():
         best = beam_search(model, model.begin(tokens_BS), Trie.from_codes(codes_NL), num_beams=105)
         expected_BN = scores_of_every_item(model, tokens_BS, codes_NL).sort(descending=True)
@@ -95,6 +103,35 @@ def test_a_wide_beam_search_ranks_like_scoring_every_item(seed: int, num_items: 
     assert not gaps or torch.equal(best.items_BK[:, :num_items], expected_BN.indices)
     assert (best.items_BK[:, num_items:] == -1).all()
     assert (best.scores_BK[:, num_items:] == -torch.inf).all()
+
+
+def items_of(model: Tiger, codes_NL: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    """Histories of so many random items of a catalogue, each behind a user."""
+    item_BT = torch.randint(0, len(codes_NL), (len(lengths), max(lengths)))
+    tokens_BTL = model.tokens.encode(codes_NL[item_BT])
+    tokens_BTL[torch.arange(max(lengths)) >= torch.tensor(lengths)[:, None]] = PAD
+    return torch.cat([model.tokens.user(torch.arange(len(lengths)))[:, None], tokens_BTL.flatten(1)], dim=1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), num_items=st.integers(1, 60))
+@torch.no_grad()
+def test_a_tiger_that_copies_adds_to_its_logits_what_a_slow_twin_does(seed: int, num_items: int) -> None:
+    torch.manual_seed(seed)
+    codes_NL = EVERY_NL[torch.randperm(len(EVERY_NL))[:num_items]]
+    model, plain = tiny(codes_NL), tiny()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    torch.manual_seed(seed)
+    tokens_BS, codes_BL = items_of(model, codes_NL, [0, 1, 4]), codes_NL[torch.randint(0, num_items, (3,))]
+    added_BLW = torch.zeros(3, 3, model.tokens.size)
+    for user, (tokens_S, codes) in enumerate(zip(tokens_BS, codes_BL.tolist(), strict=True)):
+        known = model.tokens.decode(tokens_S[1:][tokens_S[1:] != PAD].view(-1, 3)).tolist()
+        for level, size in enumerate(SIZES):
+            own_V = slow_added(size, codes_NL.tolist(), known, codes[:level])
+            added_BLW[user, level, model.tokens.level(level)] = torch.tensor(own_V)
+    expected_BLW = plain(tokens_BS, codes_BL) + added_BLW
+    torch.testing.assert_close(model(tokens_BS, codes_BL), expected_BLW, atol=1e-4, rtol=1e-4)
+    assert torch.equal(model.right(expected_BLW, codes_BL), model.look_inside(tokens_BS, codes_BL).right_BL)
 
 
 def test_attention_equals_torch() -> None:
@@ -122,3 +159,5 @@ def test_attention_without_t5s_scaling_and_initialisation_is_torchs_own() -> Non
 def test_another_model_does_not_export() -> None:
     with pytest.raises(UserError, match="ItemCausal has no counterpart in Hugging Face"):
         to_hugging_face(CausalConfig().build(SIZES, 20))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="a TIGER that copies"):
+        to_hugging_face(tiny(EVERY_NL))

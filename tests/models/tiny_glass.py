@@ -13,6 +13,7 @@ from models.glass import Glass
 from models.tiger import Tiger
 from sid.decode import Recommendations
 from sid.tokens import PAD
+from tests.models.tiny_copying import numbered
 
 SIZES = (6, 4, 3)
 NUM_ITEMS = 16
@@ -33,7 +34,8 @@ def catalogue(sizes: tuple[int, ...] = SIZES) -> Content:
 
 
 def tiny(sizes: tuple[int, ...] = SIZES, **changes: Any) -> Glass:
-    """A small model in double precision that finds up to four items, and whose gates open differently everywhere."""
+    """A small model in double precision that finds up to four items, and whose gates open differently everywhere; one
+    that copies has `numbered` numbers."""
     torch.manual_seed(0)
     config = GlassConfig(**(FEW_SIZES | {"retrieved": MOST, "dropout": 0.0} | changes))
     model = config.build(sizes, 20, catalogue(sizes)).double().eval()
@@ -41,6 +43,8 @@ def tiny(sizes: tuple[int, ...] = SIZES, **changes: Any) -> Glass:
         for name, weight in model.named_parameters():
             if ".gate." in name or name == "item.weight" or name.startswith("tier_token"):
                 weight.normal_(std=0.5)
+        if model.copying is not None:
+            numbered(model.copying)
     assert isinstance(model, Glass)
     return model
 
