@@ -22,8 +22,9 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import gemm, machine, timed, tune_process
-from experiments.config import RunConfig, override
+from experiments.config import RunConfig
 from experiments.named import named, require_named
+from experiments.overrides import override
 from experiments.pipeline import Pipeline
 from experiments.run import answer, take
 from sid.errors import require

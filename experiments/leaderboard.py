@@ -87,7 +87,8 @@ def plan(asked: Asked) -> list["Cell"]:
     """A row for every model; one that cannot be configured so is a problem of its own."""
     from dataclasses import replace
 
-    from experiments.config import check, override
+    from experiments.config import check
+    from experiments.overrides import override
     from experiments.study_plan import keys
     from experiments.study_table import Cell
 

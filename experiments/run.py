@@ -68,7 +68,7 @@ def run(arguments: list[str]) -> Any:
     """Runs an experiment up to a stage; returns the pipeline with its figures."""
     name, stage, force, overrides = parse(arguments)
     wait_passively()
-    from experiments.config import override
+    from experiments.overrides import override
 
     config = override(named(name), overrides)
     if "SLURM_PROCID" in os.environ and config.train.one_device():

@@ -40,7 +40,7 @@ def read(arguments: Sequence[str]) -> list[tuple[str, "RunConfig"]]:
     name, stage, force, overrides = parse(rest)
     if (stage, force) != (STAGES[-1], ""):
         raise UserError("stage= and force= are for single runs: use them with make exp")
-    from experiments.config import override
+    from experiments.overrides import override
 
     config = override(named(name), overrides)
     if not against:

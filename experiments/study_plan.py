@@ -77,8 +77,8 @@ def rows_on(experiment: str, asked: Asked, say: Say) -> list["Cell"]:
 
 
 def configure(experiment: str, row: str, asked: Asked, left_out: Sequence[str]) -> "RunConfig":
-    from experiments.config import override
     from experiments.named import named
+    from experiments.overrides import override
 
     given = without(asked.overrides, left_out)
     return override(named(experiment), [*given, *(asked.study.overrides(row, experiment) or [])])

@@ -54,7 +54,7 @@ class Asked(NamedTuple):
 
 def read(arguments: Sequence[str]) -> Asked:
     """Raises UserError."""
-    from experiments.config import override
+    from experiments.overrides import override
 
     own = {"jobs": "1", "worker": "0"}
     rest = take(arguments, own)

@@ -16,8 +16,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from callbacks.history import History
-from experiments.config import RunConfig, override
+from experiments.config import RunConfig
 from experiments.named import named
+from experiments.overrides import override
 from experiments.page import read_columns
 from experiments.pipeline import Pipeline
 from experiments.stages import finish_wandb

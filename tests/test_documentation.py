@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config import RunConfig, check, override
+from experiments.config import RunConfig, check
 from experiments.leaderboard import DATASETS
 from experiments.named import experiments, named
+from experiments.overrides import override
 from experiments.papers import PAPERS
 from experiments.studies import STUDIES
 

@@ -8,17 +8,9 @@ from datamodules.configs import SequenceConfig
 from datamodules.embed import EmbedConfig
 from datamodules.split import SplitConfig
 from datamodules.synthetic import SyntheticConfig
-from experiments.config import (
-    EvaluationConfig,
-    RunConfig,
-    TrainConfig,
-    check,
-    hashed,
-    override,
-    to_yaml,
-    unless_set,
-)
+from experiments.config import EvaluationConfig, RunConfig, TrainConfig, check, hashed, to_yaml, unless_set
 from experiments.named import documented, experiments, named
+from experiments.overrides import override
 from lightning_modules.configs import OptimizerConfig
 from models.configs import CausalConfig, ModelConfig
 from sid.configs import TokenizerConfig

@@ -9,8 +9,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from experiments.config import override
 from experiments.named import named
+from experiments.overrides import override
 from experiments.pipeline import Pipeline
 from sid.errors import UserError
 from tests.experiments.two_processes import check_curve_and_sigterm

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config import override
 from experiments.named import glass_tiny
+from experiments.overrides import override
 from experiments.pipeline import Pipeline
 
 ORACLE = 1.0

@@ -12,8 +12,8 @@ import torch
 
 from callbacks.history import History
 from experiments import run
-from experiments.config import override
 from experiments.named import named
+from experiments.overrides import override
 from experiments.page import read_columns
 from experiments.pipeline import Pipeline
 from experiments.trainers import best_checkpoint

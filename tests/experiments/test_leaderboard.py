@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import run, trainers
-from experiments.config import override
 from experiments.leaderboard import Asked, main, plan, retrievers
 from experiments.leaderboard_page import LABEL, LABEL_LENGTH, label_lifts, published
 from experiments.named import named
 from experiments.named._rivals import DATASETS
+from experiments.overrides import override
 from experiments.pipeline import Pipeline
 from experiments.results import read_run
 from lightning_modules.retriever import RetrieverModule

@@ -12,8 +12,9 @@ import pytest
 from datamodules.split import SplitConfig
 from datamodules.synthetic import SyntheticConfig
 from experiments import pipeline
-from experiments.config import as_trained, asked_at_test, override, to_yaml
+from experiments.config import as_trained, asked_at_test, to_yaml
 from experiments.named import glass_tiny
+from experiments.overrides import override
 from experiments.paired import Scores, history_lengths
 from experiments.studies import PLAIN, STUDIES
 from experiments.study import main, read

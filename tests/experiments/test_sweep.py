@@ -13,8 +13,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from experiments import sweep_trial
-from experiments.config import override
 from experiments.named import named
+from experiments.overrides import override
 from experiments.pipeline import Pipeline
 from experiments.sweep import at_work, main, read
 from experiments.sweep_space import FOLDER, Span, read_sweep

@@ -13,8 +13,9 @@ import yaml
 
 from datamodules.split import learnt_counts
 from experiments import tokenize as tokenizing
-from experiments.config import TOKENIZERS, override, to_yaml
+from experiments.config import TOKENIZERS, to_yaml
 from experiments.named import tiger_tiny
+from experiments.overrides import override
 from experiments.pipeline import Pipeline
 from experiments.run import run
 from sid.configs import SIZES, ResidualKMeansConfig

@@ -18,9 +18,10 @@ from datamodules.catalog import ITEM_SCHEMA, USER_SCHEMA, Catalog
 from datamodules.split import Examples, Split, SplitConfig
 from datamodules.synthetic import SyntheticConfig
 from experiments import trainers, training
-from experiments.config import EvaluationConfig, TrainConfig, override
+from experiments.config import EvaluationConfig, TrainConfig
 from experiments.example_users import example_users
 from experiments.named import named
+from experiments.overrides import override
 from experiments.pipeline import Pipeline
 from sid.decode import Recommendations
 from sid.errors import UserError
