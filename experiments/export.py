@@ -54,7 +54,7 @@ def export(arguments: Sequence[str]) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         if own["scorer"] == "true":
             save_scorer(bundle, aside)
-        if type(bundle.model) is Tiger:
+        if type(bundle.model) is Tiger and bundle.model.copying is None:
             save_hugging_face(bundle.model, aside / "hugging_face")
         bundle.save(aside)
         if out.exists():

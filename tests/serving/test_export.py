@@ -27,6 +27,21 @@ from sid.errors import UserError
 from tests.serving.trained import MODELS, SHORT, SMALL, asked
 
 
+def test_a_tiger_that_copies_exports_with_its_program_and_without_a_t5(runs: dict[str, Path], tmp_path: Path) -> None:
+    done = run(["tiger_tiny", *SMALL, *SHORT, "model.copies=true", f"output_dir={runs['tiger_tiny'].parents[2]}"])
+    out = tmp_path / "bundle"
+    assert export.main([str(done.train.folder), str(out), "scorer=true"]) == 0
+    assert not (out / "hugging_face").exists()
+    ready = Recommender.load(out)
+    copied, trained = (bundle.model.copying.state_dict() for bundle in (ready.bundle, bundle_of(done.train.folder)))
+    assert copied["more"].any() and all(torch.equal(number_L, trained[name]) for name, number_L in copied.items())
+    histories = asked(ready)[0][:4]
+    lists, tokens_BS = ready.answer(histories, Question(k=3)).lists, ready.batch(histories).tokens_BS
+    assert lists.codes_BKL is not None
+    logp_BL = torch.export.load(out / SCORER).module()(tokens_BS, lists.codes_BKL[:, 0].clone())
+    assert ready.bundle.card.constrained or torch.allclose(logp_BL.sum(1), lists.scores_BK[:, 0], atol=1e-4)
+
+
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "glass_tiny"])
 def test_the_exported_program_scores_as_the_model(name: str, bundles: dict[str, Path]) -> None:
     program = torch.export.load(bundles[name] / SCORER).module()
