@@ -1,8 +1,8 @@
 """A trained run as a folder to ship: `python -m experiments.export RUN OUT`.
 
 OUT is a bundle (weights and codes in safetensors, sizes and provenance in JSON, items in Parquet) that `recommend`,
-`serve` and `serving.recommender.Recommender.load` take. A TIGER is there a second time as a Hugging Face T5, in
-hugging_face/. With `scorer` the step that scores given items is exported for runtimes without this code.
+`serve` and `serving.recommender.Recommender.load` take. A TIGER that copies nothing is there a second time as a Hugging
+Face T5, in hugging_face/. With `scorer` the step that scores given items is exported for runtimes without this code.
 """
 
 import shutil

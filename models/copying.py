@@ -5,7 +5,8 @@ more on their logits, one a level: much for the first code, less for later ones.
 which is of the history, gets another number: where nothing comes twice that is a certain miss, which a model that
 learns what is alike hardly knows. As CopyNet's (Gu et al. 2016, arXiv 1603.06393), with prefixes in place of attention.
 
-Legend: X targets, B users, T items of a history, L levels, K beams, V codes of a level, N items.
+Legend: X targets, B users, T items of a history, L levels, K beams, V codes of a level, P places of either
+kind of code, N items.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from sid.tokens import PAD, TokenSpace
 from sid.trie import Trie
 
 RATE = 10.0
-"""How far the numbers move for a step of the optimiser's, beside other weights: they are logits, not shares of one."""
+"""How far the numbers move for a step of AdamW's, beside other weights: they are logits, not shares of one. Adafactor's
+steps are shares of what a weight is, .001 at least: these start at nothing, and hardly move in the first 500."""
 
 
 class Beginnings(NamedTuple):
@@ -38,12 +40,6 @@ class Beginnings(NamedTuple):
             alike_BKT = alike_BKT.gather(1, parents_BK[..., None].expand(-1, -1, alike_BKT.shape[2]))
         same_BKT = self.codes_BTL[:, None, :, level] == codes_BK[..., None]
         return self._replace(alike_BKT=alike_BKT & same_BKT)
-
-    def continued(self, some_BKT: Tensor, level: int, num_codes: int) -> Tensor:
-        """(B, K, V) bool, the codes of `level` of some of the items."""
-        code_BKT = torch.where(some_BKT, self.codes_BTL[:, None, :, level], num_codes)
-        none_BKV = code_BKT.new_zeros(*code_BKT.shape[:2], num_codes + 1, dtype=torch.bool)
-        return none_BKV.scatter_(2, code_BKT, True)[..., :num_codes]
 
 
 class Copying(nn.Module):
@@ -81,9 +77,10 @@ class Copying(nn.Module):
     def added(self, level: int, past: Beginnings) -> Tensor:
         """(B, K, V) float32, what the logits of `level` get."""
         num_codes = self.tokens.codebook_sizes[level]
-        alone_BKT = past.alike_BKT & (past.alone_BT <= level)[:, None]
-        others_BKV = past.continued(past.alike_BKT & ~alone_BKT, level, num_codes)
-        again_BKV = past.continued(alone_BKT, level, num_codes)
+        place_BT = past.codes_BTL[..., level] + num_codes * (past.alone_BT <= level)
+        place_BKT = torch.where(past.alike_BKT, place_BT[:, None], 2 * num_codes)
+        there_BKP = place_BKT.new_zeros(*place_BKT.shape[:2], 2 * num_codes + 1, dtype=torch.bool)
+        others_BKV, again_BKV, _ = there_BKP.scatter_(2, place_BKT, True).split([num_codes, num_codes, 1], dim=2)
         return RATE * (self.more[level].float() * others_BKV + self.again[level].float() * again_BKV)
 
     def taught(self, past: Beginnings, codes_XL: Tensor) -> list[Tensor]:

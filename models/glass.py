@@ -1,9 +1,10 @@
-"""GLASS (arXiv 2602.05663): TIGER over the short history, and a long one that it never reads item by item.
+"""GLASS (arXiv 2602.05663): TIGER over the short history, and a long one that no layer reads item by item.
 
 Two additions, each with a switch. SID-Tier: how alike the long history is to every first code, as one more token for
 the encoder; it helps the first code. Semantic hard search: once the first code is known, the items of the long history
 with that code are read by a second cross-attention in every decoder layer, behind a gate; it helps the other codes.
-Without both it is TIGER, parameter for parameter.
+Without both it is TIGER, parameter for parameter. It may copy codes from both histories (`models.copying`), which the
+paper's does not.
 Legend: B users, S source tokens, T items of the long history, L levels, X decoder positions (L in training, K beams in
 decoding), K beams, R items found for a first code, M items found for a user, W vocabulary, D width, A first codes.
 """
@@ -114,7 +115,8 @@ class Glass(Tiger):
         most *= tokens.num_levels > 1  # what the first code brings back is for the codes behind it
         decoder = Decoder(shape, lambda s: FusedLayer(s, gate)) if most else None
         super().__init__(shape, tokens, decoder, copying=copying)
-        self.codes_NL = codes_NL
+        if most or copying is not None:
+            self.codes_NL = codes_NL
         self.tiers, self.most, self.few = tiers, most, few
         num_codes = tokens.codebook_sizes[0]
         if tiers or most:

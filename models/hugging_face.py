@@ -44,7 +44,7 @@ def to_hugging_face(model: Tiger) -> "T5ForConditionalGeneration":
     """Copies the weights. Give it `decoder_input_ids` that start with BOS, and `attention_mask = tokens != PAD`. Its
     config also holds `codebook_sizes` and `num_user_tokens`.
 
-    Raises UserError for another model: Hugging Face has none like it.
+    Raises UserError for another model, or one that copies: Hugging Face has none like it.
     """
     if type(model) is not Tiger:
         raise UserError(f"{type(model).__name__} has no counterpart in Hugging Face; only a TIGER exports")

@@ -103,6 +103,7 @@ class Tiger(nn.Module):
         before_BL = F.pad(self.tokens.encode(codes_BL)[:, :-1], (1, 0), value=BOS)
         logits_BLW = self._logits(self.decoder(F.embedding(before_BL, self.embedding), source, mask_B11S, asides))
         if self.copying is not None and past is not None:
+            logits_BLW = exact(logits_BLW)
             for level, added_BV in enumerate(self.copying.taught(past, codes_BL)):
                 logits_BLW[:, level, self.tokens.level(level)] += added_BV
         return logits_BLW
@@ -117,7 +118,7 @@ class Tiger(nn.Module):
         return self.decode([tokens_BS], codes_BL)
 
     def decode(self, inputs: Sequence[Tensor], codes_BL: Tensor, asides: Sequence[Any] | None = None) -> Tensor:
-        """`forward`, of what `begin` takes."""
+        """`forward` (B, L, W), of what `begin` takes, and what each layer of the decoder reads besides."""
         return self._taught(*self.encode(*self.embed(*inputs)), self.past([inputs]), codes_BL, asides)
 
     def token_loss(self, logits_BLW: Tensor, codes_BL: Tensor) -> Tensor:
@@ -180,6 +181,7 @@ class Tiger(nn.Module):
         states_BKD, decoder = self.decoder.step(embedded_BKD, parents_BK, state.decoder, asides)
         logits_BKW, own = self._logits(states_BKD), self.tokens.level(level)
         if self.copying is not None and past is not None:
+            logits_BKW = exact(logits_BKW)
             logits_BKW[..., own] += self.copying.added(level, past)
         logp_BKW = logits_BKW.log_softmax(-1, dtype=torch.float32)
         return logp_BKW[..., own], TigerState(decoder, past)
@@ -189,3 +191,8 @@ class Tiger(nn.Module):
     ) -> tuple[Tensor, TigerState]:
         """Log-probabilities (B, K, V) of the codes of `level` (see `sid.decode.Generator`)."""
         return self.continue_with(state, level, codes_BK, parents_BK)
+
+
+def exact(logits: Tensor) -> Tensor:
+    """In float32 at least: bfloat16 would round what is added."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -2,13 +2,14 @@
 
 Legend: X targets, B users, T items of a history, L levels, V codes, N items, K beams."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.configs import CausalConfig, Content
+from models.configs import CausalConfig, Content, GlassConfig, SidlightConfig, TigerConfig
 from models.copying import Copying
 from models.next_item import before
 from sid.decode import beam_search
@@ -68,6 +69,17 @@ def test_training_knows_nothing_of_new_items() -> None:
         assert module.added(1, past)[0, 0].tolist() == expected
 
 
+@pytest.mark.parametrize("kind", [CausalConfig, SidlightConfig, TigerConfig, GlassConfig])
+def test_every_model_that_copies_is_told_of_new_items(kind: type[TigerConfig]) -> None:
+    codes_NL, new_N = torch.tensor([[0, 1, 2], [0, 2, 0], [0, 1, 1]]), torch.tensor([False, False, True])
+    model = kind(copies=True).build(SIZES, 5, Content(codes_NL, np.eye(3, dtype=np.float32), new_N))
+    assert model.copying is not None
+    assert model.copying.learnt_N.tolist() == copying(codes_NL, new_N).learnt_N.tolist()
+    assert model.copying.learnt_N.tolist() != model.copying.alone_N.tolist()
+    with pytest.raises(ValueError, match="codes"):
+        kind(copies=True).build(SIZES, 5)
+
+
 def test_tables_move_with_the_model_and_are_no_weights() -> None:
     module = copying(ALL_NL, torch.arange(len(ALL_NL)) == 3)
     assert set(module.state_dict()) == {"more", "again"}
@@ -119,8 +131,6 @@ def test_numbers_of_nothing_change_nothing_and_without_them_there_are_none(form:
     for number_L in model.copying.parameters():
         number_L.zero_()
     assert torch.equal(model.window_loss(given), plain.window_loss(given))
-    with pytest.raises(ValueError, match="codes of all items"):
-        CausalConfig(form, copies=True).build(SIZES, 5)
 
 
 @both_forms

@@ -116,11 +116,11 @@ def test_rows_of_a_batch_do_not_influence_one_another() -> None:
 @every_gate
 @pytest.mark.parametrize("tier", [True, False])
 def test_gradients_reach_every_parameter(gate: str, tier: bool) -> None:
-    model = tiny(gate=gate, tier=tier, dropout=0.1, num_user_tokens=3).train()
+    model = tiny(gate=gate, tier=tier, dropout=0.1, num_user_tokens=3, copies=True).train()
     some = users(model, [30, 20, 30])
     model.loss(*some, content_of(model)[some.long_BT[:, 0]]).backward()
     names = {name.split(".")[0] for name, _ in model.named_parameters()}
-    assert names == {"embedding", "encoder", "decoder", "item"} | ({"tier_token"} if tier else set())
+    assert names == {"embedding", "encoder", "decoder", "item", "copying"} | ({"tier_token"} if tier else set())
     assert any(".found." in name for name, _ in model.named_parameters())
     assert any(".gate." in name for name, _ in model.named_parameters()) == (gate in ("vector", "scalar"))
     without = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]

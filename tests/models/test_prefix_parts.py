@@ -75,7 +75,11 @@ def test_a_tiger_copies_in_parts_what_it_copies_alone() -> None:
     model = TigerConfig(**SMALL, num_user_tokens=10, copies=True).build(SIZES, 20, content).double()
     assert model.copying is not None
     numbered(model.copying)
-    check(model, [(histories(model, part), codes(len(part))) for part in ([3, 1], [6], [2, 2, 2])])
+    parts = [(histories(model, part), codes(len(part))) for part in ([3, 1], [6], [2, 2, 2])]
+    check(model, parts)
+    assert all(
+        gradient_L.any() for gradient_L in torch.autograd.grad(model.prefix_loss(parts), model.copying.parameters())
+    )
 
 
 def test_parts_drop_out_their_share_in_training() -> None:

@@ -134,6 +134,22 @@ def test_a_tiger_that_copies_adds_to_its_logits_what_a_slow_twin_does(seed: int,
     assert torch.equal(model.right(expected_BLW, codes_BL), model.look_inside(tokens_BS, codes_BL).right_BL)
 
 
+@torch.no_grad()
+def test_what_copying_adds_is_not_rounded_to_bfloat16() -> None:
+    model, plain = tiny(EVERY_NL), tiny()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    for number_L in (model.copying or model).parameters():
+        number_L.fill_(-0.8123)
+    tokens_BS, codes_BL = items_of(model, EVERY_NL, [4]), EVERY_NL[:1]
+    with torch.autocast("cpu", torch.bfloat16):
+        added_BLW = model(tokens_BS, codes_BL) - plain(tokens_BS, codes_BL).float()
+        (copied, _), (without, _) = (each.next_logp(each.begin(tokens_BS), 0, None, None) for each in (model, plain))
+    steps_BV = (copied - without)[:, 0]
+    for found in (added_BLW, steps_BV - steps_BV.amax()):
+        assert (found < -1).any()
+        torch.testing.assert_close(found, -8.123 * (found < -1), atol=1e-5, rtol=0)
+
+
 def test_attention_equals_torch() -> None:
     q, k, v, bias = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 5, 8), torch.randn(2, 3, 5, 8), torch.randn(1, 3, 4, 5)
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
