@@ -118,7 +118,13 @@ class Tiger(nn.Module):
         return self.decode([tokens_BS], codes_BL)
 
     def decode(self, inputs: Sequence[Tensor], codes_BL: Tensor, asides: Sequence[Any] | None = None) -> Tensor:
-        """`forward` (B, L, W), of what `begin` takes, and what each layer of the decoder reads besides."""
+        """Logits (B, L, W), as of `forward`.
+
+        Args:
+            inputs: what `begin` takes.
+            codes_BL: codes of the target item.
+            asides: what each layer of the decoder reads besides.
+        """
         return self._taught(*self.encode(*self.embed(*inputs)), self.past([inputs]), codes_BL, asides)
 
     def token_loss(self, logits_BLW: Tensor, codes_BL: Tensor) -> Tensor:

@@ -138,7 +138,8 @@ def test_a_tiger_that_copies_adds_to_its_logits_what_a_slow_twin_does(seed: int,
 def test_what_copying_adds_is_not_rounded_to_bfloat16() -> None:
     model, plain = tiny(EVERY_NL), tiny()
     plain.load_state_dict(model.state_dict(), strict=False)
-    for number_L in (model.copying or model).parameters():
+    assert model.copying is not None
+    for number_L in model.copying.parameters():
         number_L.fill_(-0.8123)
     tokens_BS, codes_BL = items_of(model, EVERY_NL, [4]), EVERY_NL[:1]
     with torch.autocast("cpu", torch.bfloat16):
