@@ -82,11 +82,17 @@ def best_epoch(columns: Columns) -> float | None:
     return None
 
 
-def learning(columns: Columns, popularity: Mapping[str, float]) -> list[Panel]:
-    """Loss, accuracy, invalid IDs and prefix hits over the epochs of the retriever."""
+def learning(columns: Columns, popularity: Mapping[str, float], more_in_training: str = "") -> list[Panel]:
+    """Loss, accuracy, invalid IDs and prefix hits over the epochs of the retriever.
+
+    Args:
+        more_in_training: what its training loss holds besides that of validation, where the two do not compare.
+    """
     best = best_epoch(columns)
     ring = "" if best is None else f" The vertical line is epoch {best:g}, the best on validation."
     both = "Both should fall; a validation loss that rises while training falls is over-fitting."
+    if more_in_training:
+        both += f" Training's is larger by {more_in_training}, so where one line lies beside the other says nothing."
     panels = curves(
         "loss",
         "Loss",

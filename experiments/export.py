@@ -62,9 +62,10 @@ def export(arguments: Sequence[str]) -> None:
         aside.replace(out)
         shutil.rmtree(before, ignore_errors=True)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{getattr(error, 'filename', None) or out} cannot be written: {reason}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     size = sum(path.stat().st_size for path in out.rglob("*"))
     print(f"{out}: {size / 2**20:.1f} MiB in {', '.join(sorted(path.name for path in out.iterdir()))}")
 

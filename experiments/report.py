@@ -52,6 +52,7 @@ def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable | N
     config = OmegaConf.create(config_text)
     name = str(OmegaConf.select(config, "name", default=run.name))
     learnt = OmegaConf.select(config, "split.learn_validation", default=False)
+    more = "the loss over whole items" if OmegaConf.select(config, "model.item_loss", default=0) else ""
     page = {
         "name": name,
         "data": catalog.figures(),
@@ -72,7 +73,7 @@ def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable | N
             *sampled.panels(test.get("drawn", {}), test.get("metrics", {})),
         ],
         "cold": cold.panels({name: test.get("metrics", {})}),
-        "learning": curves.learning(columns, test.get("popularity", {})),
+        "learning": curves.learning(columns, test.get("popularity", {}), more),
         "codes": codes_section(name, table, tokenizer, catalog)
         if table is not None and tokenizer is not None
         else None,

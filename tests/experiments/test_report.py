@@ -1,6 +1,7 @@
 """N items, L levels, E examples, K ranks."""
 
 import dataclasses
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -230,6 +231,13 @@ def test_a_pretraining_counts_and_the_test_has_a_provenance_of_its_own(case: Cas
     text = case.write()
     assert "2 epochs logged after 3 of pretraining, 3 min" in " ".join(text.split()), "170 s"
     assert "beef" * 10 in text and "n3wn3w" in text and "0ld0ld" not in text and "c0ffee" * 6 in text
+
+
+def test_losses_that_do_not_compare_are_told(case: Case):
+    assert "the loss over whole items" not in case.write()
+    with (case.run / "config.yaml").open("a") as config:
+        config.write("model:\n  item_loss: 0.5\n")
+    assert "Training's is larger by the loss over whole items" in " ".join(html.unescape(case.write()).split())
 
 
 @pytest.mark.parametrize(
