@@ -210,7 +210,8 @@ def as_trained(config: RunConfig) -> RunConfig:
 
 def unread(model: ClassicConfig) -> list[str]:
     """Parts of the configuration that a classic model does not have."""
-    return ["tokenizer"] if model.reads_vectors else ["tokenizer", "embed"]
+    reads = {"tokenizer": model.reads_codes, "embed": model.reads_vectors or model.reads_codes}
+    return [part for part, does in reads.items() if not does]
 
 
 def check(config: RunConfig) -> None:
@@ -253,10 +254,9 @@ def check(config: RunConfig) -> None:
     if isinstance(config.model, ClassicConfig):
         for key in ("evaluation.constrained", "evaluation.oracle_first_code"):
             value = getattr(config.evaluation, key.partition(".")[2])
-            require(not value, key, value, f"false: {config.name} has no semantic IDs")
-        require(
-            not config.combined_with, "combined_with", config.combined_with, f"none: {config.name} has no codebooks"
-        )
+            require(not value, key, value, f"false: {config.name} scores whole items")
+        alone = config.model.reads_codes or not config.combined_with
+        require(alone, "combined_with", config.combined_with, f"none: {config.name} has no codebooks")
     check_combined(config)
 
 
@@ -282,7 +282,8 @@ def to_yaml(config: RunConfig) -> str:
     """The resolved config as YAML, without parts that a classic model does not have; parts that could be of several
     kinds say which they are."""
     tree: Any = OmegaConf.to_container(OmegaConf.structured(config))
-    for part in [*unread(config.model), "combined_with"] if isinstance(config.model, ClassicConfig) else []:
+    missing = unread(config.model) if isinstance(config.model, ClassicConfig) else []
+    for part in [*missing, "combined_with"] if "tokenizer" in missing else missing:
         del tree[part]
     for part in [part for part in ("data", "tokenizer", "model") if part in tree]:
         tree[part] = {"kind": type(getattr(config, part)).__name__, **tree[part]}

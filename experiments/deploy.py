@@ -87,9 +87,12 @@ def _bundle_of(run: Path) -> Bundle:
     splitting = SplitConfig(**config["split"])
     catalog = splitting.known(Catalog.load(artifacts / "prepare" / stages["prepare"]))
     split = splitting.build(catalog)
-    table = SIDTable.load(artifacts / "tokenize" / stages["tokenize"]) if isinstance(model, GenerativeConfig) else None
+    codes = SIDTable.load(artifacts / "tokenize" / stages["tokenize"]) if "tokenize" in stages else None
+    table = codes if isinstance(model, GenerativeConfig) else None
     embedded = artifacts / "embed" / stages.get("embed", "")
     inputs = model_inputs(model, catalog, split, embedded, new=splitting.cold_share > 0)
+    if codes is not None and table is None:
+        inputs["codes_NL"] = codes.contents_NL
     reads_long = isinstance(model, GenerativeConfig) and model.reads_long
     card = Card(
         name=config["name"],

@@ -16,7 +16,7 @@ import numpy as np
 
 from datamodules.catalog import Catalog
 from datamodules.split import Split, learnt_counts
-from experiments.config import RunConfig, as_trained, asked_at_test, hashed, to_yaml
+from experiments.config import RunConfig, as_trained, asked_at_test, hashed, to_yaml, unread
 from experiments.named import named
 from experiments.provenance import provenance
 from experiments.stages import LAST, VERSIONS, Stage, file_hash, fingerprint, process_rank, raw_hash, write_atomically
@@ -53,11 +53,10 @@ class Pipeline:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Those that this experiment needs, in order: a classic model has no semantic IDs, and seldom vectors."""
+        """Those that this experiment needs, in order: a classic model seldom has semantic IDs or vectors."""
         model = self.config.model
-        if isinstance(model, ClassicConfig):
-            return tuple(name for name in STAGES if name != "tokenize" and (name != "embed" or model.reads_vectors))
-        return STAGES
+        missing = unread(model) if isinstance(model, ClassicConfig) else []
+        return tuple(name for name in STAGES if {"tokenize": "tokenizer"}.get(name, name) not in missing)
 
     def _artifact(self, name: str, inputs: dict[str, Any], resumes: bool = False) -> Stage:
         inputs = {"version": VERSIONS[name], **inputs}
@@ -118,7 +117,8 @@ class Pipeline:
         if hashes := [file_hash(path) for path in given if path.is_file()]:
             inputs["weights"] = hashes
         if isinstance(self.config.model, ClassicConfig):
-            inputs |= {name: getattr(self, name).hash for name in ("prepare", "embed") if name in self.stages}
+            parents = [name for name in ("prepare", "embed", "tokenize") if name in self.stages]
+            inputs |= {name: getattr(self, name).hash for name in parents}
         else:
             inputs["tokenize"] = self.tokenize.hash
         return Stage(
@@ -184,8 +184,8 @@ class Pipeline:
 
     @property
     def codes(self) -> "SIDTable | None":
-        """None for a classic model."""
-        return self.table if "tokenize" in self.stages else None
+        """What is decoded; None for a classic model, which scores whole items."""
+        return self.table if isinstance(self.config.model, GenerativeConfig) else None
 
     def retriever(self) -> tuple["RetrieverModule", "SequenceDataModule"]:
         """The untrained module of this configuration, and its data."""
@@ -238,6 +238,7 @@ class Pipeline:
             torch.from_numpy(learnt_counts(catalog, self.split)),
             torch.from_numpy(np.array(self._vectors(), np.float32)) if model.reads_vectors else None,
             torch.from_numpy(attributes(catalog.items)[0]) if model.reads_attributes else None,
+            self.table.contents_NL if model.reads_codes else None,
         )
 
     def _prepare(self, folder: Path) -> dict[str, Any]:
@@ -339,8 +340,8 @@ class Pipeline:
             return result
         write_atomically(folder / "test.json", json.dumps(result, indent=1) + "\n")
         if not alone:
-            tokenizer = None if self.codes is None else self.tokenize.folder
-            log_report(config, write_report(folder, self.catalog, self.split, self.codes, tokenizer))
+            read = (self.table, self.tokenize.folder) if "tokenize" in self.stages else (None, None)
+            log_report(config, write_report(folder, self.catalog, self.split, *read))
         return result
 
     def trained(self) -> tuple["RetrieverModule", "SequenceDataModule"]:

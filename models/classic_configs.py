@@ -4,6 +4,7 @@ Sizes are those of the papers, or of S3-Rec's and TIGER's comparison on the Amaz
 whole catalogue where the model allows, as the published rows with one negative an item are weak.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -31,6 +32,8 @@ class ClassicConfig(ModelConfig):
     """Whether it needs the vectors of the items (the stage embed)."""
     reads_attributes: ClassVar[bool] = False
     """Whether it needs their categories and brands."""
+    reads_codes: ClassVar[bool] = False
+    """Whether it needs their semantic IDs (the stage tokenize)."""
 
     @property
     def passes_before(self) -> int:
@@ -243,3 +246,30 @@ class S3RecConfig(HidingConfig):
         from models.s3rec import S3Rec
 
         return S3Rec(known, self.shape, self.hidden, self.objective)
+
+
+@dataclass
+class RPGConfig(ClassicConfig):
+    """See `models.rpg`. The paper's network is 448 wide, with 4 heads of 112 and a feed-forward of 1024."""
+
+    reads_codes: ClassVar[bool] = True
+    width: int = 192
+    num_layers: int = 2
+    num_heads: int = 4
+    head_width: int = 48
+    ff_width: int = 768
+    dropout: float = 0.2
+    temperature: float = 0.03
+    """Of the softmax over a level's codes."""
+
+    def check(self) -> None:
+        check_sizes(self, "width", "num_layers", "num_heads", "head_width", "ff_width")
+        check_shares(self, "dropout")
+        require(0 < self.temperature < math.inf, "model.temperature", self.temperature, "a number above 0")
+
+    def build(self, known: "Known") -> "nn.Module":
+        from models.attention import Shape
+        from models.rpg import RPG
+
+        sizes = (self.width, self.num_layers, self.num_heads, self.head_width, self.ff_width)
+        return RPG(known, Shape(*sizes, self.dropout, t5=False), self.temperature)

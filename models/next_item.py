@@ -1,8 +1,8 @@
-"""What classic retrievers share: a history becomes one state, and items are scored by inner product with it. And how
-places of sequences are picked, for all.
+"""What classic retrievers share: a history becomes one state, and items are scored by it. And how places of sequences
+are picked, for all.
 
 Legend: B users or windows, T items of a sequence, X targets, N items, U users, D width, A attributes of an item,
-M places of several parts.
+L levels, M places of several parts.
 """
 
 import math
@@ -37,10 +37,52 @@ class Known(NamedTuple):
     """(N, D) float32 vectors of the stage embed, for models that read them."""
     attributes_NA: Tensor | None = None
     """(N, A) int64 attributes of every item, none twice, -1 behind, for models that read them."""
+    codes_NL: Tensor | None = None
+    """(N, L) int64 semantic IDs, without the digit that tells equal ones apart, for models that read them."""
 
 
-class NextItem(nn.Module):
-    """A model with a state behind every item of a sequence, so that one pass serves all targets of a user.
+class ItemReader(nn.Module):
+    """A model with a state behind every item of a sequence, so that one pass serves all targets of a user."""
+
+    def states(self, item_BT: Tensor, user_B: Tensor) -> Tensor:
+        """(B, T, D), what is known of a user after each item (B, T), oldest first; -1 behind."""
+        raise NotImplementedError
+
+    def states_of(self, parts: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """The `states` of several parts of a batch."""
+        return [self.states(*part) for part in parts]
+
+    def loss_of(self, states_XD: Tensor, target_X: Tensor) -> Tensor:
+        """Mean loss of targets by the states before them."""
+        raise NotImplementedError
+
+    def scores_of(self, states_BD: Tensor) -> Tensor:
+        """(B, N) float32, how well each item follows a state."""
+        raise NotImplementedError
+
+    def window_loss(self, windows: Sequence[Windows]) -> Tensor:
+        """Mean loss of the targets of all windows, each predicted from the items before it."""
+        with in_float32():
+            known = self.states_of([(item_BT[:, :-1], user_B) for item_BT, user_B, _ in windows])
+        targets = [target_BT for _, _, target_BT in windows]
+        states_XD = torch.cat(chosen(known, [target_BT[:, 1:] for target_BT in targets]))
+        target_X = torch.cat(chosen([item_BT for item_BT, _, _ in windows], targets))
+        return self.loss_of(states_XD, target_X)
+
+    def scores(self, history_BT: Tensor, user_B: Tensor) -> Tensor:
+        """(B, N), how well each item follows a history (B, T), oldest first; -1 behind."""
+        if history_BT.shape[1] == 0:
+            history_BT = F.pad(history_BT, (0, 1), value=-1)
+        last_B = (history_BT >= 0).sum(1).clamp_min(1) - 1
+        return self.scores_of(self.state_at(last_B, history_BT, user_B))
+
+    def state_at(self, place_B: Tensor, item_BT: Tensor, user_B: Tensor) -> Tensor:
+        """(B, D), those of `states` behind the items at `place_B`."""
+        return at(self.states(item_BT, user_B), place_B)
+
+
+class NextItem(ItemReader):
+    """One whose scores are inner products with embeddings of the items.
 
     Args:
         known: the catalogue.
@@ -66,33 +108,11 @@ class NextItem(nn.Module):
         """
         return looked_up(self.items, items) * self.scale
 
-    def states(self, item_BT: Tensor, user_B: Tensor) -> Tensor:
-        """(B, T, D), what is known of a user after each item (B, T), oldest first; -1 behind."""
-        raise NotImplementedError
-
-    def states_of(self, parts: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """The `states` of several parts of a batch."""
-        return [self.states(*part) for part in parts]
-
-    def window_loss(self, windows: Sequence[Windows]) -> Tensor:
-        """Mean loss of the targets of all windows, each predicted from the items before it."""
-        with in_float32():
-            known = self.states_of([(item_BT[:, :-1], user_B) for item_BT, user_B, _ in windows])
-        targets = [target_BT for _, _, target_BT in windows]
-        states_XD = torch.cat(chosen(known, [target_BT[:, 1:] for target_BT in targets]))
-        target_X = torch.cat(chosen([item_BT for item_BT, _, _ in windows], targets))
+    def loss_of(self, states_XD: Tensor, target_X: Tensor) -> Tensor:
         return self.objective(*self._answered(states_XD), target_X)
 
-    def scores(self, history_BT: Tensor, user_B: Tensor) -> Tensor:
-        """(B, N), how well each item follows a history (B, T), oldest first; -1 behind."""
-        if history_BT.shape[1] == 0:
-            history_BT = F.pad(history_BT, (0, 1), value=-1)
-        last_B = (history_BT >= 0).sum(1).clamp_min(1) - 1
-        return products(*self._answered(self.state_at(last_B, history_BT, user_B)))
-
-    def state_at(self, place_B: Tensor, item_BT: Tensor, user_B: Tensor) -> Tensor:
-        """(B, D), those of `states` behind the items at `place_B`."""
-        return at(self.states(item_BT, user_B), place_B)
+    def scores_of(self, states_BD: Tensor) -> Tensor:
+        return products(*self._answered(states_BD))
 
     def _answered(self, states_XD: Tensor) -> tuple[Tensor, Tensor]:
         """States and answers (N, D) whose inner products are scores: a bias is one more dimension."""

@@ -161,7 +161,7 @@ def build(
 
     Args:
         inputs: vectors_ND, the content vectors, for a model that reads them, with new_N (see `Content`), where there
-            are such items; for classic ones also counts_N and, where they read them, attributes_NA (see
+            are such items; for classic ones also counts_N and, where they read them, attributes_NA and codes_NL (see
             `models.next_item.Known`).
     """
     if isinstance(config, GenerativeConfig) and table is not None:
@@ -169,6 +169,6 @@ def build(
         content = Content(table.codes_NL, vectors_ND, inputs.get("new_N"))
         return config.build(table.codebook_sizes, card.max_items, content)
     if isinstance(config, ClassicConfig):
-        named = {name: inputs.get(name) for name in ("vectors_ND", "attributes_NA")}
+        named = {name: inputs.get(name) for name in ("vectors_ND", "attributes_NA", "codes_NL")}
         return config.build(Known(num_items, card.num_users, card.max_items, inputs["counts_N"], **named))
     raise ValueError(f"{type(config).__name__} is neither a generative nor a classic model")

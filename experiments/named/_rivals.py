@@ -27,6 +27,7 @@ RIVALS = {
     "fdsa": "FDSA",
     "s3rec": "S3-Rec",
     "hstu": "HSTU, without times",
+    "rpg": "RPG",
     "p5": "P5",
 }
 DATASETS = {
@@ -56,6 +57,7 @@ def classic(name: str) -> "ClassicConfig":
         "fdsa": sizes.FDSAConfig(),
         "s3rec": sizes.S3RecConfig(),
         "hstu": sizes.HSTUConfig(),
+        "rpg": sizes.RPGConfig(),
     }
     return made[name]
 
@@ -64,6 +66,7 @@ def rival(name: str, data: str) -> "RunConfig":
     """The experiment `<name>_<data>`."""
     from experiments.config import TrainConfig
     from lightning_modules.configs import OptimizerConfig
+    from sid.configs import ProductConfig
 
     base: RunConfig = importlib.import_module(f"experiments.named.tiger_{data}").config()
     found = rival_row(name, data)
@@ -80,6 +83,8 @@ def rival(name: str, data: str) -> "RunConfig":
         train = replace(train, max_epochs=160, patience=40)
     if name == "bert4rec":  # the question of the test is one of many that it learns to answer
         train = replace(train, max_epochs=48)
+    if name == "rpg":
+        base = replace(base, tokenizer=ProductConfig([16] * 8 if data == "tiny" else [256] * 16))
     if name in ("hgn", "caser"):  # with embeddings of users, which are soon learnt by heart
         train = replace(train, max_epochs=8, validate_every=2)
     return replace(

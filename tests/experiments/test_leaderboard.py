@@ -31,7 +31,7 @@ SMALL = [
     "train.max_epochs=2",
     "train.validate_every=1",
 ]
-RUN = ["popularity", "itemknn", "hybridknn", "sasrec", "bert4rec"]
+RUN = ["popularity", "itemknn", "hybridknn", "sasrec", "bert4rec", "rpg"]
 
 
 def asked(output: Path, *more: str) -> list[str]:
@@ -96,13 +96,35 @@ def test_a_report_without_semantic_ids(board: Path) -> None:
     page = (folder / "report.html").read_text()
     assert "Of training, which should fall." in page and "Both should fall" not in page
     assert "Semantic IDs" not in page and "Green codes" not in page and "test users</h2>" in page
-    assert not (board / "artifacts" / "tokenize").exists()
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert "tokenizer" not in config and "embed" not in config and config["model"]["kind"] == "SASRecConfig"
     compared = read_run(folder)
     assert (compared.model, compared.options["tokenize"]) == ("sasrec", "none")
     environment = json.loads((folder / "environment.json").read_text())
     assert list(environment["stages"]) == ["prepare", "train", "evaluate"]
+
+
+def test_a_report_of_semantic_ids_whose_items_are_scored_whole(board: Path) -> None:
+    (row,) = (row for row in read(board)["rows"] if row["experiment"] == "rpg_tiny")
+    folder = Path(row["folders"][0])
+    assert "Semantic IDs" in (folder / "report.html").read_text()
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["tokenizer"]["kind"] == "ProductConfig" and config["model"]["kind"] == "RPGConfig"
+    stages = json.loads((folder / "environment.json").read_text())["stages"]
+    assert list(stages) == ["prepare", "embed", "tokenize", "train", "evaluate"]
+    made = [path.name for path in (board / "artifacts/tokenize").iterdir() if path.is_dir()]
+    assert made == [stages["tokenize"]], "no other model of this table has any"
+    assert read_run(folder).options["tokenize"] == stages["tokenize"]
+
+
+def test_what_trains_on_codes_is_another_training_with_others(board: Path) -> None:
+    def trained(name: str, *more: str) -> str:
+        return Pipeline(override(named(name), [*SMALL, f"output_dir={board}", *more])).train.hash
+
+    usual = trained("rpg_tiny")
+    others = ("tokenizer.depth=4", "tokenizer=lsh", "embed.collaborative=1")
+    assert len({usual, *(trained("rpg_tiny", more) for more in others)}) == 4
+    assert override(named("rpg_beauty"), ["combined_with=[tiger_sports]"]).combined_with == ["tiger_sports"]
 
 
 def test_finished_runs_are_reused_and_others_join(board: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,8 +191,8 @@ def test_beside_a_model_stand_its_own_published_figures_alone() -> None:
     [
         ("tokenizer=lsh", "sasrec_tiny goes by item numbers and has no tokenizer"),
         ("embed.dim=8", "has no embed"),
-        ("evaluation.constrained=true", "sasrec_tiny has no semantic IDs"),
-        ("evaluation.oracle_first_code=true", "sasrec_tiny has no semantic IDs"),
+        ("evaluation.constrained=true", "sasrec_tiny scores whole items"),
+        ("evaluation.oracle_first_code=true", "sasrec_tiny scores whole items"),
         ("combined_with=[tiger_tiny]", "sasrec_tiny has no codebooks"),
         ("model.num_heads=5", "a divisor of model.width=64"),
         ("model.loss=sofmax", "softmax or sampled_softmax or binary or bpr"),

@@ -18,17 +18,17 @@ from models.classic_configs import (
     HGNConfig,
     HSTUConfig,
     ItemKNNConfig,
-    NextItemConfig,
     PopularityConfig,
+    RPGConfig,
     S3RecConfig,
     SASRecConfig,
 )
 from models.hgn import HGN
 from models.hstu import HSTU
-from models.next_item import NextItem
+from models.next_item import ItemReader
 from tests.models.tiny_rivals import ITEMS, LONGEST, SMALL, USERS, as_read, built, histories, known, name_of
 
-CAUSAL: list[NextItemConfig] = [
+CAUSAL: list[ClassicConfig] = [
     GRU4RecConfig(**SMALL, hidden=48),
     CaserConfig(**SMALL, length=3),
     HGNConfig(**SMALL, length=3),
@@ -36,12 +36,13 @@ CAUSAL: list[NextItemConfig] = [
     HSTUConfig(**SMALL),
     FDSAConfig(**SMALL, ff_width=64),
     S3RecConfig(**SMALL, ff_width=64),
+    RPGConfig(**SMALL, num_heads=2, head_width=16, ff_width=64),
 ]
-LEARNING: list[NextItemConfig] = [*CAUSAL, BERT4RecConfig(**SMALL, ff_width=64, hidden=0.3)]
+LEARNING: list[ClassicConfig] = [*CAUSAL, BERT4RecConfig(**SMALL, ff_width=64, hidden=0.3)]
 
 
 @pytest.mark.parametrize("config", CAUSAL, ids=name_of)
-def test_a_state_sees_no_later_item(config: NextItemConfig) -> None:
+def test_a_state_sees_no_later_item(config: ClassicConfig) -> None:
     model = built(config).eval()
     item_BT = torch.randint(0, ITEMS, (4, LONGEST), generator=torch.Generator().manual_seed(2))
     for place in range(1, LONGEST):
@@ -55,15 +56,15 @@ def test_a_state_sees_no_later_item(config: NextItemConfig) -> None:
 
 
 @pytest.mark.parametrize("config", CAUSAL, ids=name_of)
-def test_what_a_window_trains_is_what_is_asked_later(config: NextItemConfig) -> None:
+def test_what_a_window_trains_is_what_is_asked_later(config: ClassicConfig) -> None:
     model = built(config).eval()
     item_BT, user_B = histories()
     states_BTD = model.states(item_BT, user_B)
     for row, length in enumerate((item_BT >= 0).sum(1)):
         for end in range(1, int(length) + 1):
             alone_1N = model.scores(item_BT[row : row + 1, :end], user_B[row : row + 1])
-            states_1D, answers_ND = model._answered(states_BTD[row, end - 1][None])
-            torch.testing.assert_close(alone_1N, states_1D @ answers_ND.T, atol=1e-5, rtol=1e-4)
+            known_1N = model.scores_of(states_BTD[row, end - 1][None])
+            torch.testing.assert_close(alone_1N, known_1N, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("config", [*LEARNING, ItemKNNConfig(), PopularityConfig()], ids=name_of)
@@ -96,7 +97,7 @@ def test_an_empty_history_is_answered_too(config: ClassicConfig, width: int) -> 
 
 
 @pytest.mark.parametrize("config", LEARNING, ids=name_of)
-def test_fifty_users_are_learnt_by_heart(config: NextItemConfig) -> None:
+def test_fifty_users_are_learnt_by_heart(config: ClassicConfig) -> None:
     model = built(config)
     draw = torch.Generator().manual_seed(3)
     item_BT = torch.randint(0, ITEMS, (USERS, 5), generator=draw)
@@ -129,7 +130,7 @@ def test_windows_train_every_target_once_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("config", CAUSAL, ids=name_of)
-def test_parts_of_any_length_have_the_loss_of_all_their_targets_together(config: NextItemConfig) -> None:
+def test_parts_of_any_length_have_the_loss_of_all_their_targets_together(config: ClassicConfig) -> None:
     model = built(config).eval()
     item_BT, user_B = histories()
     target_BT = (item_BT >= 0) & (torch.arange(LONGEST) >= 1)
@@ -239,14 +240,14 @@ def test_fdsa_reads_attributes() -> None:
     assert (none == 0).all()
 
 
-@pytest.mark.parametrize("config", [FDSAConfig(), S3RecConfig(), ItemKNNConfig()], ids=name_of)
+@pytest.mark.parametrize("config", [FDSAConfig(), S3RecConfig(), ItemKNNConfig(), RPGConfig()], ids=name_of)
 def test_what_a_model_reads_of_items_has_to_be_there(config: ClassicConfig) -> None:
     with pytest.raises(ValueError, match="needs the"):
-        config.build(known()._replace(attributes_NA=None, vectors_ND=None))
+        config.build(known()._replace(attributes_NA=None, vectors_ND=None, codes_NL=None))
 
 
 def test_every_rival_is_a_module() -> None:
     for config in (*LEARNING, ItemKNNConfig(), PopularityConfig()):
         config.check()
         assert isinstance(built(config), nn.Module)
-        assert isinstance(built(config), NextItem) == config.learns
+        assert isinstance(built(config), ItemReader) == config.learns

@@ -1,6 +1,6 @@
 """A small catalogue and histories for the rivals, for `test_rivals.py` and `test_hiding.py`.
 
-Legend: B users, T items of a sequence, N items, D width.
+Legend: B users, T items of a sequence, N items, L levels, D width.
 """
 
 from typing import Any
@@ -20,7 +20,9 @@ def known() -> Known:
     attributes_NA = torch.randint(-1, 5, (ITEMS, 2), generator=draw).sort(1, descending=True).values
     attributes_NA[attributes_NA[:, 0] == attributes_NA[:, 1], 1] = -1
     vectors_ND = torch.randn(ITEMS, 8, generator=draw)
-    return Known(ITEMS, USERS, LONGEST, torch.arange(ITEMS), vectors_ND, attributes_NA)
+    item_N = torch.arange(ITEMS)
+    codes_NL = torch.stack([item_N // 8, item_N % 8, item_N * 3 % 7], dim=1)
+    return Known(ITEMS, USERS, LONGEST, item_N, vectors_ND, attributes_NA, codes_NL)
 
 
 def built(config: ClassicConfig) -> Any:

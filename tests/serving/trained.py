@@ -13,6 +13,7 @@ MODELS = [
     "hgn_tiny",
     "fdsa_tiny",
     "itemknn_tiny",
+    "rpg_tiny",
 ]
 SMALL = ["data.num_users=80", "train.precision=32-true"]
 SHORT = ["sequences.steps_per_epoch=3", "train.max_epochs=1", "train.validate_every=1"]
