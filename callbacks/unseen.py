@@ -30,8 +30,8 @@ class UnseenItems(Metric):
     targets_2: Tensor
 
     def __init__(self, contents_NL: Tensor | None, new_N: Tensor, recall_at: Sequence[int]) -> None:
-        """`contents_NL`: codes without the digit, or None for a model without codes, whose answers stand for
-        themselves; `new_N`: (N,) bool."""
+        """`contents_NL`: codes without the digit, or None for a model that scores whole items, whose answers
+        stand for themselves; `new_N`: (N,) bool."""
         super().__init__()
         prefix_N = torch.arange(len(new_N))
         if contents_NL is not None:

@@ -41,9 +41,9 @@ def panels(runs: Mapping[str, Mapping[str, float]], of: str = "") -> list[Panel]
         return []
     asked = ", ".join(sorted({count(metrics["new_targets"]) for metrics in runs.values() if "new_targets" in metrics}))
     caption = (
-        "New items, which are in no history or target of the training, are known by content alone: an answer stands "
-        "also for those whose codes are the same but for the digit. Test users whose target is one (solid lines): "
-        f"{asked}; dashed: all test users."
+        "New items, which are in no history or target of the training, are known by content alone: an answer in "
+        "codes stands also for those whose codes are the same but for the digit. Test users whose target is one "
+        f"(solid lines): {asked}; dashed: all test users."
     )
     titles = f"Recall@K with at most {SHARE:.0%} new items", f"Recall@{RANK} over the share of new items"
     return [

@@ -87,12 +87,11 @@ def _bundle_of(run: Path) -> Bundle:
     splitting = SplitConfig(**config["split"])
     catalog = splitting.known(Catalog.load(artifacts / "prepare" / stages["prepare"]))
     split = splitting.build(catalog)
-    codes = SIDTable.load(artifacts / "tokenize" / stages["tokenize"]) if "tokenize" in stages else None
+    reads_codes = isinstance(model, GenerativeConfig) or (isinstance(model, ClassicConfig) and model.reads_codes)
+    codes = SIDTable.load(artifacts / "tokenize" / stages["tokenize"]) if reads_codes else None
     table = codes if isinstance(model, GenerativeConfig) else None
     embedded = artifacts / "embed" / stages.get("embed", "")
-    inputs = model_inputs(model, catalog, split, embedded, new=splitting.cold_share > 0)
-    if codes is not None and table is None:
-        inputs["codes_NL"] = codes.contents_NL
+    inputs = model_inputs(model, catalog, split, embedded, codes, new=splitting.cold_share > 0)
     reads_long = isinstance(model, GenerativeConfig) and model.reads_long
     card = Card(
         name=config["name"],
@@ -121,10 +120,10 @@ def provenance(run: Path) -> dict[str, Any]:
 
 
 def model_inputs(
-    model: ModelConfig, catalog: Catalog, split: Split, embedded: Path, new: bool
+    model: ModelConfig, catalog: Catalog, split: Split, embedded: Path, codes: SIDTable | None, new: bool
 ) -> dict[str, torch.Tensor]:
     """What a model is built from besides its sizes (see `serving.bundle.build`); `embedded`: the embed stage's folder;
-    `new`: whether some items were held back from the training.
+    `codes`: the table of one that reads them; `new`: whether some items were held back from the training.
 
     Raises UserError where that is needed and not what the stage wrote.
     """
@@ -133,6 +132,8 @@ def model_inputs(
         inputs["counts_N"] = torch.from_numpy(learnt_counts(catalog, split))
         if model.reads_attributes:
             inputs["attributes_NA"] = torch.from_numpy(attributes(catalog.items)[0])
+        if codes is not None:
+            inputs["codes_NL"] = codes.contents_NL
     if (isinstance(model, ClassicConfig) and model.reads_vectors) or (
         isinstance(model, GenerativeConfig) and model.reads_content
     ):

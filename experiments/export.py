@@ -50,14 +50,14 @@ def export(arguments: Sequence[str]) -> None:
         bundle = replace(bundle, examples=bundle.examples.slice(0, 0))
     aside, before = (out.with_name(f".{out.name}.{word}") for word in ("new", "old"))
     try:
-        for leftover in (aside, before):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
         if own["scorer"] == "true":
             save_scorer(bundle, aside)
         if type(bundle.model) is Tiger and bundle.model.copying is None:
             save_hugging_face(bundle.model, aside / "hugging_face")
         bundle.save(aside)
         if out.exists():
+            shutil.rmtree(before, ignore_errors=True)
             out.replace(before)
         aside.replace(out)
         shutil.rmtree(before, ignore_errors=True)
@@ -66,6 +66,8 @@ def export(arguments: Sequence[str]) -> None:
         raise UserError(f"{getattr(error, 'filename', None) or out} cannot be written: {reason}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        if before.exists() and not out.exists():
+            before.replace(out)
     size = sum(path.stat().st_size for path in out.rglob("*"))
     print(f"{out}: {size / 2**20:.1f} MiB in {', '.join(sorted(path.name for path in out.iterdir()))}")
 

@@ -29,8 +29,8 @@ USAGE = """usage: make leaderboard DATASET=<dataset> [SEEDS="1 2 3"] [ONLY="<mod
 
 Runs every retriever of a data set, or those of only=, and ranks them. Finished runs are reused; the table holds all
 that is finished with these seeds and keys, whatever models are asked for now, and takes the place of one with others.
-Any field of the configuration but the seed is a key, and holds for all that have it: classic models have no tokenizer,
-and model.num_layers is that of the models with layers.
+Any field of the configuration but the seed is a key, and holds for all that have it: of classic models RPG alone has
+a tokenizer, and model.num_layers is that of the models with layers.
 """
 GENERATIVE = {
     "tiger": "TIGER",

@@ -340,8 +340,9 @@ class Pipeline:
             return result
         write_atomically(folder / "test.json", json.dumps(result, indent=1) + "\n")
         if not alone:
-            read = (self.table, self.tokenize.folder) if "tokenize" in self.stages else (None, None)
-            log_report(config, write_report(folder, self.catalog, self.split, *read))
+            table, tokenizer = (self.table, self.tokenize.folder) if "tokenize" in self.stages else (None, None)
+            ordered = self.codes is not None
+            log_report(config, write_report(folder, self.catalog, self.split, table, tokenizer, ordered))
         return result
 
     def trained(self) -> tuple["RetrieverModule", "SequenceDataModule"]:

@@ -27,13 +27,16 @@ DIAGNOSTICS = {
 LEARNT = "; validation targets were learnt too, so validation shows what is known, not what is found"
 
 
-def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable | None", tokenizer: Path | None) -> Path:
+def write_report(
+    run: Path, catalog: Catalog, split: Split, table: "SIDTable | None", tokenizer: Path | None, ordered: bool = True
+) -> Path:
     """Write `<run>/report.html`, one page that needs nothing else, and return its path.
 
     Args:
         run: folder with config.yaml, environment.json, metrics.csv, test.json and recommendations.parquet.
         table: None for a model without semantic IDs, and `tokenizer` with it.
         tokenizer: folder with tokenize.manifest.json and, where the tokenizer was trained, metrics.csv.
+        ordered: whether codes are written one behind another, so that items may begin alike.
 
     Raises:
         UserError: a file is missing, empty or unreadable.
@@ -48,11 +51,12 @@ def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable | N
     columns = training_columns(run)
     before = len(read_columns(run / PRETRAINING)["epoch"]) if (run / PRETRAINING).exists() else 0
     stages = {name: key for name, key in environment.get("stages", {}).items() if name != "evaluate"}
-    people = example_users(run / "recommendations.parquet", catalog, split.test, table)
+    people = example_users(run / "recommendations.parquet", catalog, split.test, table if ordered else None)
     config = OmegaConf.create(config_text)
     name = str(OmegaConf.select(config, "name", default=run.name))
     learnt = OmegaConf.select(config, "split.learn_validation", default=False)
-    more = "the loss over whole items" if OmegaConf.select(config, "model.item_loss", default=0) else ""
+    weight = OmegaConf.select(config, "model.item_loss", default=0)
+    more = f"{weight:g} times the loss over whole items" if weight else ""
     page = {
         "name": name,
         "data": catalog.figures(),
@@ -77,6 +81,7 @@ def write_report(run: Path, catalog: Catalog, split: Split, table: "SIDTable | N
         "codes": codes_section(name, table, tokenizer, catalog)
         if table is not None and tokenizer is not None
         else None,
+        "ordered": ordered,
         "examples": people,
         "config": config_text,
     }

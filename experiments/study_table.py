@@ -32,7 +32,7 @@ class Measured(NamedTuple):
     lists: Path
     """What it recommends."""
     sids: dict[str, Any]
-    """Figures of the tokenize stage; none for a classic model."""
+    """Figures of the tokenize stage; none for a model that reads no codes."""
     train: dict[str, Any]
     """Figures of the training."""
     metrics: dict[str, float]

@@ -1,7 +1,7 @@
 """Sizes of the classic retrievers, with which generative ones are compared. Light, like `models.configs`.
 
-Sizes are those of the papers, or of S3-Rec's and TIGER's comparison on the Amazon data; the loss is a softmax over the
-whole catalogue where the model allows, as the published rows with one negative an item are weak.
+Sizes are those of the papers, or of S3-Rec's and TIGER's comparison on the Amazon data, but RPG's; the loss is a
+softmax over the whole catalogue where the model allows, as the published rows with one negative an item are weak.
 """
 
 import math

@@ -3,7 +3,7 @@
 A causal transformer reads items, each the mean of its code embeddings. From the state behind an item a head for every
 level makes a distribution over that level's codes, and an item's score is the mean log-likelihood of its codes: they
 have no order, and none waits for another. The published network is GPT-2's; here layers are those of `CausalStack`.
-Scores are of all items, where the paper can also walk a graph of similar ones, which finds less.
+Scores are of all items; the paper, for large catalogues, looks for the best of them along a graph of similar ones.
 Legend: B users, T items of a sequence, X targets, N items, L levels, K codes of a level, D width.
 """
 
@@ -34,23 +34,28 @@ class RPG(ItemReader):
         if known.codes_NL is None:
             raise ValueError("RPG needs the codes of the items")
         self.levels, self.temperature = known.codes_NL.shape[1], temperature
-        size = int(known.codes_NL.max()) + 1
+        size_L = known.codes_NL.amax(0) + 1
+        size = int(size_L.max())
         rows_NL = known.codes_NL + size * torch.arange(self.levels)
         self.register_buffer("rows_NL", rows_NL, persistent=False)
         self.rows_NL: Tensor
         """The codes as rows of `codes`."""
+        absent_LK = torch.arange(size) >= size_L[:, None]
+        self.register_buffer("absent_L1K", absent_LK[:, None] if absent_LK.any() else None, persistent=False)
+        self.absent_L1K: Tensor | None
+        """Rows that smaller levels have no code for."""
         self.codes = nn.Parameter(torch.empty(self.levels * size, shape.width).normal_(std=INIT_STD))
         self.scale = (self.levels * shape.width) ** 0.5
         """Of what is read, so that at first it is as large as other models' items (`NextItem.embed`)."""
         self.position = nn.Parameter(torch.empty(known.max_items, shape.width).normal_(std=INIT_STD))
         self.stack = CausalStack(shape)
         self.heads = nn.Parameter(torch.zeros(self.levels, shape.width, shape.width))
-        self.head_biases = nn.Parameter(torch.zeros(self.levels, 1, shape.width))
+        self.head_biases = nn.Parameter(torch.zeros(self.levels * shape.width))  # flat, so that it does not decay
 
     def embed(self, items: Tensor) -> Tensor:
         """(..., D), means of the code embeddings of items (...); zero where there is no item (-1)."""
         rows_ML = self.rows_NL[items.clamp_min(0).flatten()]
-        read = F.embedding_bag(rows_ML, self.codes, mode="mean").view(*items.shape, -1)
+        read = F.embedding_bag(rows_ML, self.codes, mode="mean").view(*items.shape, self.codes.shape[1])
         return read * (self.scale * (items >= 0))[..., None]
 
     def states(self, item_BT: Tensor, user_B: Tensor) -> Tensor:
@@ -61,14 +66,16 @@ class RPG(ItemReader):
         return self.stack.packed([item_BTD + self.position[: item_BTD.shape[1]] for item_BTD in embedded])
 
     def code_logits(self, states_XD: Tensor) -> Tensor:
-        """(L, X, K) cosines over the temperature. A head is at first the state itself."""
+        """(L, X, K) cosines over the temperature. What a head makes of a state is at first the state itself."""
         states_LXD = states_XD.expand(self.levels, -1, -1)
-        raised_LXD = states_LXD + F.silu(torch.baddbmm(self.head_biases, states_LXD, self.heads))
+        biases_L1D = self.head_biases.view(self.levels, 1, -1)
+        raised_LXD = states_LXD + F.silu(torch.baddbmm(biases_L1D, states_LXD, self.heads))
         codes_LKD = F.normalize(self.codes, dim=1).unflatten(0, (self.levels, -1))
-        return torch.bmm(F.normalize(raised_LXD, dim=2) / self.temperature, codes_LKD.transpose(1, 2))
+        logits_LXK = torch.bmm(F.normalize(raised_LXD, dim=2) / self.temperature, codes_LKD.transpose(1, 2))
+        return logits_LXK if self.absent_L1K is None else logits_LXK.masked_fill(self.absent_L1K, -torch.inf)
 
     def loss_of(self, states_XD: Tensor, target_X: Tensor) -> Tensor:
-        """Mean cross-entropy of all codes of the targets (equation 4)."""
+        """Mean cross-entropy (natural log) of all codes of the targets, as in the released code."""
         logits_LXK = self.code_logits(rounded(states_XD))
         level_L1 = torch.arange(self.levels, device=target_X.device)[:, None]
         code_LX = self.rows_NL[target_X].T - logits_LXK.shape[2] * level_L1

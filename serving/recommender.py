@@ -117,7 +117,8 @@ class Recommender:
         """An item in words: id, title, category and, where it has one, semantic ID."""
         row = {name: self.bundle.items[name][item].as_py() for name in ("item", "title", "category")}
         table = self.bundle.table
-        return row if table is None else {**row, "codes": table.codes_NL[item].tolist()}
+        codes_NL = self.bundle.inputs.get("codes_NL") if table is None else table.codes_NL
+        return row if codes_NL is None else {**row, "codes": codes_NL[item].tolist()}
 
     def find(self, words: str, most: int) -> list[int]:
         """Items with this id, or with all these words in their title, whatever the case."""

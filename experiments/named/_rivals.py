@@ -83,7 +83,7 @@ def rival(name: str, data: str) -> "RunConfig":
         train = replace(train, max_epochs=160, patience=40)
     if name == "bert4rec":  # the question of the test is one of many that it learns to answer
         train = replace(train, max_epochs=48)
-    if name == "rpg":
+    if name == "rpg":  # codes as many as the paper has for Sports and Toys; for Beauty it has 32
         base = replace(base, tokenizer=ProductConfig([16] * 8 if data == "tiny" else [256] * 16))
     if name in ("hgn", "caser"):  # with embeddings of users, which are soon learnt by heart
         train = replace(train, max_epochs=8, validate_every=2)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import run, trainers
+from experiments.config import to_yaml
 from experiments.leaderboard import Asked, main, plan, retrievers
 from experiments.leaderboard_page import LABEL, LABEL_LENGTH, label_lifts, published
 from experiments.named import named
@@ -124,7 +125,16 @@ def test_what_trains_on_codes_is_another_training_with_others(board: Path) -> No
     usual = trained("rpg_tiny")
     others = ("tokenizer.depth=4", "tokenizer=lsh", "embed.collaborative=1")
     assert len({usual, *(trained("rpg_tiny", more) for more in others)}) == 4
-    assert override(named("rpg_beauty"), ["combined_with=[tiger_sports]"]).combined_with == ["tiger_sports"]
+    shared = override(named("rpg_beauty"), ["combined_with=[tiger_sports]"])
+    assert yaml.safe_load(to_yaml(shared))["combined_with"] == ["tiger_sports"]
+    assert "combined_with" not in to_yaml(named("sasrec_beauty"))
+
+
+def test_the_digit_is_not_read(board: Path) -> None:
+    pipeline = Pipeline(override(named("rpg_tiny"), [*SMALL, f"output_dir={board}"]))
+    module, _ = pipeline.retriever()
+    assert pipeline.table.digit and pipeline.table.num_levels == 9
+    assert module.model.levels == 8
 
 
 def test_finished_runs_are_reused_and_others_join(board: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -237,7 +237,8 @@ def test_losses_that_do_not_compare_are_told(case: Case):
     assert "the loss over whole items" not in case.write()
     with (case.run / "config.yaml").open("a") as config:
         config.write("model:\n  item_loss: 0.5\n")
-    assert "Training's is larger by the loss over whole items" in " ".join(html.unescape(case.write()).split())
+    words = " ".join(html.unescape(case.write()).split())
+    assert "Training's is larger by 0.5 times the loss over whole items" in words
 
 
 @pytest.mark.parametrize(

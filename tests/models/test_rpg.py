@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_modules.configs import OptimizerConfig
+from lightning_modules.optimizers import build_optimizer
 from models.classic_configs import RPGConfig
 from models.rpg import RPG
 from tests.models.tiny_rivals import ITEMS, LONGEST, built, histories, known
@@ -25,9 +27,10 @@ def slow_logp(model: RPG, state_D: Tensor) -> list[Tensor]:
     codes_LKD = model.codes.view(model.levels, -1, state_D.shape[0])
     answers = []
     for level in range(model.levels):
-        raised_D = state_D + F.silu(state_D @ model.heads[level] + model.head_biases[level, 0])
+        raised_D = state_D + F.silu(state_D @ model.heads[level] + model.head_biases[32 * level : 32 * level + 32])
         cosines = [F.cosine_similarity(raised_D, code_D, dim=0) for code_D in codes_LKD[level]]
-        answers.append((torch.stack(cosines) / model.temperature).log_softmax(0))
+        there = len(known().codes_NL[:, level].unique())  # type: ignore[index]
+        answers.append((torch.stack(cosines)[:there] / model.temperature).log_softmax(0))
     return answers
 
 
@@ -68,6 +71,45 @@ def test_the_loss_is_that_of_every_code_of_every_target() -> None:
     torch.testing.assert_close(loss, torch.stack(losses).mean(), atol=1e-5, rtol=1e-4)
     loss.backward()
     assert all(value.grad is not None and value.grad.isfinite().all() for value in model.parameters())
+
+
+def test_a_head_is_at_first_the_state_itself() -> None:
+    model: RPG = built(TINY).eval()
+    states_XD = torch.randn(3, 32, generator=torch.Generator().manual_seed(5))
+    for level, logits_XK in enumerate(model.code_logits(states_XD)):
+        codes_KD = model.codes.view(model.levels, -1, 32)[level]
+        cosines_XK = F.cosine_similarity(states_XD[:, None], codes_KD, dim=2)
+        there_K = logits_XK[0].isfinite()
+        torch.testing.assert_close(logits_XK[:, there_K], cosines_XK[:, there_K] / 0.1, atol=1e-5, rtol=1e-4)
+
+
+def test_levels_compete_among_their_own_codes_alone() -> None:
+    """The levels of the catalogue have 5, 8 and 7 codes."""
+    logp_LK = model_with_heads().code_logits(torch.randn(1, 32)).log_softmax(2)[:, 0]
+    assert [int(logp_K.isfinite().sum()) for logp_K in logp_LK] == [5, 8, 7]
+    torch.testing.assert_close(logp_LK.exp().sum(1), torch.ones(3))
+
+
+def test_nobody_is_answered_with_nothing() -> None:
+    empty_B = torch.zeros(0, dtype=torch.long)
+    assert model_with_heads().scores(empty_B[:, None].expand(0, 4), empty_B).shape == (0, ITEMS)
+
+
+def test_biases_of_heads_do_not_decay() -> None:
+    decaying, free = build_optimizer(OptimizerConfig(), built(TINY).parameters()).param_groups
+    sizes = {tuple(p.shape) for p in free["params"]}
+    assert (3 * 32,) in sizes and all(p.ndim >= 2 for p in decaying["params"])
+
+
+def test_the_loss_is_about_the_same_in_bfloat16() -> None:
+    model = model_with_heads()
+    item_BT, user_B = histories()
+    windows = [(item_BT, user_B, (item_BT >= 0) & (torch.arange(LONGEST) >= 1))]
+    loss = model.window_loss(windows)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model.window_loss(windows)
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, loss, atol=0, rtol=1e-2)
 
 
 def test_items_of_equal_codes_are_the_same_to_it() -> None:

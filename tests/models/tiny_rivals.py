@@ -1,4 +1,4 @@
-"""A small catalogue and histories for the rivals, for `test_rivals.py` and `test_hiding.py`.
+"""A small catalogue and histories for the rivals, for `test_rivals.py`, `test_hiding.py` and `test_rpg.py`.
 
 Legend: B users, T items of a sequence, N items, L levels, D width.
 """

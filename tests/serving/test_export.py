@@ -141,6 +141,25 @@ def test_exports_are_whole_or_refused(
             Bundle.load(tmp_path / "copy")
 
 
+def test_a_bundle_stays_where_its_successor_cannot_be_moved(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(runs["rpg_tiny"]), str(tmp_path / "bundle")]
+    assert export.main(command) == 0
+    before, replace = (tmp_path / "bundle/bundle.json").read_bytes(), Path.replace
+
+    def full(path: Path, target: Path) -> Path:
+        if path.name.endswith(".new"):
+            raise OSError(28, "No space left on device", str(target))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    assert export.main([*command, "force=true"]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert (tmp_path / "bundle/bundle.json").read_bytes() == before
+
+
 def test_runs_that_lie_on_another_disk_are_found_with_their_artifacts(runs: dict[str, Path], tmp_path: Path) -> None:
     disk, here = tmp_path / "disk/runs", tmp_path / "here"
     shutil.copytree(runs["sasrec_tiny"], disk / "sasrec_tiny/x")
