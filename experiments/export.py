@@ -56,20 +56,29 @@ def export(arguments: Sequence[str]) -> None:
         if type(bundle.model) is Tiger and bundle.model.copying is None:
             save_hugging_face(bundle.model, aside / "hugging_face")
         bundle.save(aside)
-        if out.exists():
-            shutil.rmtree(before, ignore_errors=True)
-            out.replace(before)
-        aside.replace(out)
-        shutil.rmtree(before, ignore_errors=True)
+        put(aside, out, before)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{getattr(error, 'filename', None) or out} cannot be written: {reason}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-        if before.exists() and not out.exists():
-            before.replace(out)
     size = sum(path.stat().st_size for path in out.rglob("*"))
     print(f"{out}: {size / 2**20:.1f} MiB in {', '.join(sorted(path.name for path in out.iterdir()))}")
+
+
+def put(aside: Path, out: Path, before: Path) -> None:
+    """Renames `aside` to `out`; what is there steps aside to `before`, and back where that fails."""
+    if not out.exists():
+        aside.replace(out)
+        return
+    shutil.rmtree(before, ignore_errors=True)
+    out.replace(before)
+    try:
+        aside.replace(out)
+    except OSError:
+        before.replace(out)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def main(arguments: list[str]) -> int:

@@ -34,16 +34,17 @@ class RPG(ItemReader):
         if known.codes_NL is None:
             raise ValueError("RPG needs the codes of the items")
         self.levels, self.temperature = known.codes_NL.shape[1], temperature
-        size_L = known.codes_NL.amax(0) + 1
-        size = int(size_L.max())
+        size = int(known.codes_NL.max()) + 1
         rows_NL = known.codes_NL + size * torch.arange(self.levels)
         self.register_buffer("rows_NL", rows_NL, persistent=False)
         self.rows_NL: Tensor
         """The codes as rows of `codes`."""
-        absent_LK = torch.arange(size) >= size_L[:, None]
-        self.register_buffer("absent_L1K", absent_LK[:, None] if absent_LK.any() else None, persistent=False)
+        absent = torch.ones(self.levels * size, dtype=torch.bool)
+        absent[rows_NL] = False
+        absent_L1K = absent.view(self.levels, 1, size) if absent.any() else None
+        self.register_buffer("absent_L1K", absent_L1K, persistent=False)
         self.absent_L1K: Tensor | None
-        """Rows that smaller levels have no code for."""
+        """Codes that no item has: of a larger level, or never used."""
         self.codes = nn.Parameter(torch.empty(self.levels * size, shape.width).normal_(std=INIT_STD))
         self.scale = (self.levels * shape.width) ** 0.5
         """Of what is read, so that at first it is as large as other models' items (`NextItem.embed`)."""

@@ -54,7 +54,7 @@ class Item(BaseModel):
     title: str
     category: str
     codes: list[int] | None = None
-    """Semantic ID; none for a classic model."""
+    """Semantic ID; none for a model that reads no codes."""
     score: float | None = None
 
 

@@ -233,6 +233,13 @@ def test_a_pretraining_counts_and_the_test_has_a_provenance_of_its_own(case: Cas
     assert "beef" * 10 in text and "n3wn3w" in text and "0ld0ld" not in text and "c0ffee" * 6 in text
 
 
+def test_codes_without_an_order_are_not_said_to_begin_alike(case: Case):
+    parts = case.run, case.catalog, case.split, case.table, case.tokenizer
+    assert "Green codes" in write_report(*parts).read_text("utf-8")
+    page = write_report(*parts, ordered=False).read_text("utf-8")
+    assert "Green codes" not in page and "Semantic IDs" in page
+
+
 def test_losses_that_do_not_compare_are_told(case: Case):
     assert "the loss over whole items" not in case.write()
     with (case.run / "config.yaml").open("a") as config:

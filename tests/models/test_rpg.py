@@ -84,10 +84,16 @@ def test_a_head_is_at_first_the_state_itself() -> None:
 
 
 def test_levels_compete_among_their_own_codes_alone() -> None:
-    """The levels of the catalogue have 5, 8 and 7 codes."""
-    logp_LK = model_with_heads().code_logits(torch.randn(1, 32)).log_softmax(2)[:, 0]
-    assert [int(logp_K.isfinite().sum()) for logp_K in logp_LK] == [5, 8, 7]
-    torch.testing.assert_close(logp_LK.exp().sum(1), torch.ones(3))
+    """The levels of the catalogue have 5, 8 and 7 codes; or every second one of twice as many."""
+    codes_NL = known().codes_NL
+    assert codes_NL is not None
+    for gap in (1, 2):
+        model = TINY.build(known()._replace(codes_NL=codes_NL * gap)).eval()
+        logp_LK = model.code_logits(torch.randn(1, 32)).log_softmax(2)[:, 0]
+        assert [logp_K.isfinite().nonzero()[:, 0].tolist() for logp_K in logp_LK] == [
+            list(range(0, size * gap, gap)) for size in (5, 8, 7)
+        ]
+        torch.testing.assert_close(logp_LK.exp().sum(1), torch.ones(3))
 
 
 def test_nobody_is_answered_with_nothing() -> None:

@@ -146,6 +146,7 @@ def test_a_bundle_stays_where_its_successor_cannot_be_moved(
 ) -> None:
     command = [str(runs["rpg_tiny"]), str(tmp_path / "bundle")]
     assert export.main(command) == 0
+    assert len(Recommender.load(tmp_path / "bundle").shown(0)["codes"]) == 8, "without the digit, which is not read"
     before, replace = (tmp_path / "bundle/bundle.json").read_bytes(), Path.replace
 
     def full(path: Path, target: Path) -> Path:
