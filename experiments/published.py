@@ -47,7 +47,7 @@ RIVALS: dict[str, tuple[tuple[float, float], ...]] = {
 }
 """Recall@10 and NDCG@10 on Beauty, Sports and Toys: TIGER's Table 1, whose rows are S3-Rec's (BCE with one negative);
 SASRec's 256 negatives and HSTU from a later comparison with sampled softmax; RPG's own Table 2 (another comparison, on
-texts by Sentence-T5, has .0753 / .0437 on Beauty)."""
+texts by Sentence-T5, has .0753 / .0437 on Beauty), its Recall from memory and its NDCG at second hand."""
 TIGER_LAYERS: Rows = {"3 layers": row(0.0450, 0.0306, 0.0670, 0.0377), "5 layers": row(0.0463, 0.0321, 0.0660, 0.0383)}
 """Table 5, on Beauty."""
 TIGER_NO_USERS = row(0.0446, 0.0302, 0.0648)

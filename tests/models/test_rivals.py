@@ -25,7 +25,7 @@ from models.classic_configs import (
 )
 from models.hgn import HGN
 from models.hstu import HSTU
-from models.next_item import ItemReader
+from models.next_item import ItemReader, NextItem
 from tests.models.tiny_rivals import ITEMS, LONGEST, SMALL, USERS, as_read, built, histories, known, name_of
 
 CAUSAL: list[ClassicConfig] = [
@@ -63,8 +63,11 @@ def test_what_a_window_trains_is_what_is_asked_later(config: ClassicConfig) -> N
     for row, length in enumerate((item_BT >= 0).sum(1)):
         for end in range(1, int(length) + 1):
             alone_1N = model.scores(item_BT[row : row + 1, :end], user_B[row : row + 1])
-            known_1N = model.scores_of(states_BTD[row, end - 1][None])
-            torch.testing.assert_close(alone_1N, known_1N, atol=1e-5, rtol=1e-4)
+            state_1D = states_BTD[row, end - 1][None]
+            torch.testing.assert_close(alone_1N, model.scores_of(state_1D), atol=1e-5, rtol=1e-4)
+            if isinstance(model, NextItem):
+                states_1D, answers_ND = model._answered(state_1D)
+                torch.testing.assert_close(alone_1N, states_1D @ answers_ND.T, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("config", [*LEARNING, ItemKNNConfig(), PopularityConfig()], ids=name_of)
