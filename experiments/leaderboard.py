@@ -35,6 +35,7 @@ a tokenizer, and model.num_layers is that of the models with layers.
 GENERATIVE = {
     "tiger": "TIGER",
     "tiger_small": "TIGER, a quarter of the size",
+    "tiger_copying": "TIGER, a quarter of the size, copying",
     "causal": "Decoder-only",
     "sidlight": "Sidlight",
     "glass": "GLASS",

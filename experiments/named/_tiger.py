@@ -5,9 +5,11 @@ from typing import Any
 
 from datamodules.catalog import CatalogConfig
 from datamodules.configs import SequenceConfig
+from datamodules.embed import EmbedConfig
 from experiments.config import EvaluationConfig, RunConfig, TrainConfig
 from lightning_modules.configs import OptimizerConfig
 from models.configs import TigerConfig
+from sid.configs import ProductConfig
 
 SMALL: dict[str, Any] = {"num_layers": 2, "num_heads": 4, "head_width": 32, "ff_width": 512}
 """The paper's width of 128 with a quarter of its parameters."""
@@ -41,4 +43,19 @@ def tiger_small(
         optimizer=replace(base.optimizer, schedule="cosine"),
         train=replace(base.train, validate_every=6, precision="bf16-mixed"),
         evaluation=EvaluationConfig(num_beams=20, entropy_at=[10, 20]),
+    )
+
+
+def tiger_copying(
+    name: str, data: CatalogConfig, published: dict[str, dict[str, float]], max_epochs: int = 12
+) -> RunConfig:
+    """The small TIGER on the item form's semantic IDs (by OPQ, which know who chose what besides the content), copying
+    from the history as that does."""
+    base = tiger_small(name, data, published, max_epochs)
+    assert isinstance(base.model, TigerConfig)
+    return replace(
+        base,
+        embed=EmbedConfig(collaborative=1.0),
+        tokenizer=ProductConfig([256] * 4),
+        model=replace(base.model, copies=True),
     )

@@ -223,4 +223,11 @@ def test_rows_of_papers_are_left_out_beside_other_data_than_theirs():
 def test_vectors_of_who_chose_what_are_for_models_without_items_of_their_own() -> None:
     fused = {name for name in experiments() if named(name).embed.collaborative}
     neighbours = {name for name in experiments() if name.startswith("hybridknn_")}
-    assert fused == {"causal_beauty", "causal_sports", "causal_toys"} | neighbours and len(neighbours) == 5
+    written = {f"{model}_{data}" for model in ("causal", "tiger_copying") for data in ("beauty", "sports", "toys")}
+    assert fused == written | neighbours and len(neighbours) == 5
+
+
+def test_the_tiger_that_copies_differs_in_ids_copying_and_steps_alone() -> None:
+    other = ["tokenizer=opq", "tokenizer.depth=4", "embed.collaborative=1", "model.copies=true", "train.max_epochs=12"]
+    changed = override(named("tiger_small_beauty"), other)
+    assert dataclasses.replace(changed, name="tiger_copying_beauty") == named("tiger_copying_beauty")

@@ -1,0 +1,16 @@
+"""TIGER of a quarter of the size that copies, on Amazon Sports and Outdoors (2014, 5-core), leave-one-out, full ranking.
+
+    make exp NAME=tiger_copying_sports
+
+For a CPU: tiger_small_sports on the item form's semantic IDs, with codes of the history more likely.
+Published, of the whole size and without (TIGER, Table 1): Recall@10 .0400, NDCG@10 .0225.
+"""
+
+from datamodules.amazon import AmazonConfig
+from experiments.config import RunConfig
+from experiments.named._tiger import tiger_copying
+from experiments.published import beside
+
+
+def config() -> RunConfig:
+    return tiger_copying("tiger_copying_sports", AmazonConfig("Sports_and_Outdoors"), beside("sports"))
