@@ -6,7 +6,8 @@ with that code are read by a second cross-attention in every decoder layer, behi
 Without both it is TIGER, parameter for parameter. It may copy codes from both histories (`models.copying`), which the
 paper's does not.
 Legend: B users, S source tokens, T items of the long history, L levels, X decoder positions (L in training, K beams in
-decoding), K beams, R items found for a first code, M items found for a user, W vocabulary, D width, A first codes.
+decoding), K beams, R items found for a first code, Y those who read what one first code has found (B users in training,
+B K beams in decoding), M items, W vocabulary, D width, A first codes.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import Attention, Shape, Source, laid_out
+from models.attention import Attention, Shape, Source
 from models.copying import Copying
 from models.inside import Inside
 from models.long_history import Buckets, buckets, nearest_codes, prototypes, retrieve, tier_edges, tier_shares
@@ -27,14 +28,14 @@ from sid.tokens import PAD, TokenSpace
 
 
 class Found(NamedTuple):
-    """What a decoder layer reads besides the source."""
+    """What every decoder layer reads besides the source."""
 
-    items: Source
-    """All that were found for a user."""
-    mask: Tensor
-    """(B, 1, 1 or X, M): -inf for padding and for what another beam found; 0 all over where nothing was found."""
+    items_YRD: Tensor
+    """Of all positions of a user in training, of every beam in decoding."""
+    mask_Y11R: Tensor
+    """-inf for padding; 0 all over where nothing was found."""
     open_BX: Tensor
-    """Whether a position has found anything; where not, the gate is closed exactly."""
+    """Whether a position reads anything that was found; where not, the gate is closed exactly."""
     gates: list[Tensor] | None
     """Collects the mean gate (B, X) of every layer, for those who want to know."""
 
@@ -53,7 +54,8 @@ class FusedLayer(DecoderLayer):
         short_BXD = super().read(x, source, mask_B11S, None)
         if aside is None:
             return short_BXD
-        found_BXD = self.found.cross_attention(x, aside.items, aside.mask)
+        asking = x.reshape(len(aside.items_YRD), -1, x.shape[2])
+        found_BXD = self.found.cross_attention(asking, aside.items_YRD, aside.mask_Y11R).view_as(x)
         gate = aside.open_BX[..., None].to(short_BXD.dtype)
         if self.kind == "fixed":
             gate = gate * 0.5
@@ -66,15 +68,12 @@ class FusedLayer(DecoderLayer):
 
 
 class GlassState(NamedTuple):
-    """What decoding keeps: TIGER's state; the long history by first code; what was found, once the beams have one."""
+    """What decoding keeps: TIGER's state; the long history by first code; the items that every beam's first code has
+    found, -1 behind them, which travel with it."""
 
     tiger: TigerState
     buckets: Buckets | None
-    keys_values: list[tuple[Tensor, Tensor]] | None
-    finder_BM: Tensor
-    """The first beam that found each of the M items; -1 for padding."""
-    origin_BK: Tensor
-    """The first beam that every beam comes from: what that has found travels with it."""
+    found_BKR: Tensor | None
 
 
 class Glass(Tiger):
@@ -161,11 +160,16 @@ class Glass(Tiger):
         long_BTL = self.tokens.encode(self.codes_NL[long_BT.clamp_min(0)])
         return torch.cat([long_BTL.masked_fill(long_BT[..., None] < 0, PAD), super().history(tokens_BS)], dim=1)
 
-    def _found(self, items_BM: Tensor) -> Tensor:
-        """(B, M, D) of what was found. Code embeddings are read without gradient (GLASS): the search is to use them,
-        not to shape them."""
-        codes_BML = self.codes_NL[items_BM.clamp_min(0)]
-        return self.item(F.embedding(self.tokens.encode(codes_BML), self.embedding.detach()).flatten(2))
+    def _found(self, items: Tensor) -> Tensor:
+        """(..., D) of what was found, items (...): `item` of their code embeddings side by side. As that is a sum over
+        levels, the few codes are projected and not the many items. Code embeddings are read without gradient (GLASS):
+        the search is to use them, not to shape them."""
+        levels = range(self.tokens.num_levels)
+        with torch.autocast(self.embedding.device.type, enabled=False):
+            codes_DLD = self.item.weight.unflatten(1, (self.tokens.num_levels, -1))
+            of_level = [F.linear(self.embedding.detach()[self.tokens.level(i)], codes_DLD[:, i]) for i in levels]
+            rows_ML = self.tokens.encode(self.codes_NL[items.clamp_min(0).flatten()]) - self.tokens.offsets[0]
+            return F.embedding_bag(rows_ML, torch.cat(of_level), mode="sum").view(*items.shape, -1)
 
     def forward(  # type: ignore[override]
         self, tokens_BS: Tensor, long_BT: Tensor, codes_BL: Tensor, asides: Sequence[Found] | None = None
@@ -189,11 +193,15 @@ class Glass(Tiger):
             return None, None, None
         items_BR = retrieve(self._by_code(long_BT), codes_BL[:, :1], self.most, self.near_AX, self.few)[:, 0]
         own_BR = (self.codes_NL[items_BR, 0] == codes_BL[:, :1]) & (items_BR >= 0)
-        some_B1 = (items_BR >= 0).any(1, keepdim=True)
         later_L = torch.arange(codes_BL.shape[1], device=codes_BL.device) > 0
-        mask_B11R = _mask((items_BR < 0) & some_B1)[:, None, None]
-        found = Found(self._found(items_BR), mask_B11R, some_B1 & later_L, gates)
-        return [found] * len(self.decoder.layers), (items_BR >= 0).sum(1), own_BR.sum(1)
+        open_BL = (items_BR >= 0).any(1, keepdim=True) & later_L
+        return self._asides(items_BR, open_BL, gates), (items_BR >= 0).sum(1), own_BR.sum(1)
+
+    def _asides(self, items_YR: Tensor, open_BX: Tensor, gates: list[Tensor] | None = None) -> list[Found]:
+        """For every layer, what was found."""
+        hidden_YR = (items_YR < 0) & (items_YR >= 0).any(1, keepdim=True)
+        mask_YR = torch.zeros_like(hidden_YR, dtype=torch.float32).masked_fill_(hidden_YR, -torch.inf)
+        return [Found(self._found(items_YR), mask_YR[:, None, None], open_BX, gates)] * len(self.decoder.layers)
 
     def asides(self, prefixes: Sequence[tuple[Tensor, ...]]) -> list[Found] | None:
         """What the targets' first codes bring back, of all rows of several parts."""
@@ -222,45 +230,21 @@ class Glass(Tiger):
     def begin(self, tokens_BS: Tensor, long_BT: Tensor) -> GlassState:  # type: ignore[override]
         """Encodes every history once, for `sid.decode.beam_search`."""
         by_code = self._by_code(long_BT) if self.most else None
-        nothing_B0 = tokens_BS.new_zeros(len(tokens_BS), 0)
-        return GlassState(self.read(tokens_BS, long_BT), by_code, None, nothing_B0, nothing_B0)
-
-    def _search(self, state: GlassState, codes_BK: Tensor) -> GlassState:
-        """What every first beam brings back, the items of a user side by side."""
-        assert state.buckets is not None
-        items_BKR = retrieve(state.buckets, codes_BK, self.most, self.near_AX, self.few)
-        origin_BK = torch.arange(codes_BK.shape[1], device=codes_BK.device).expand_as(codes_BK)
-        finder_BKR = torch.where(items_BKR < 0, -1, origin_BK[..., None])
-        order_BM = (items_BKR < 0).flatten(1).byte().argsort(dim=1, stable=True)
-        order_BM = order_BM[:, : int((items_BKR >= 0).sum((1, 2)).max())]
-        found_BMD = self._found(items_BKR.flatten(1).gather(1, order_BM))
-        layers: Any = self.decoder.layers
-        keys_values = [laid_out(*layer.found.keys_values(found_BMD)) for layer in layers]
-        finder_BM = finder_BKR.flatten(1).gather(1, order_BM)
-        return state._replace(keys_values=keys_values, finder_BM=finder_BM, origin_BK=origin_BK)
+        return GlassState(self.read(tokens_BS, long_BT), by_code, None)
 
     def next_logp(  # type: ignore[override]
         self, state: GlassState, level: int, codes_BK: Tensor | None, parents_BK: Tensor | None
     ) -> tuple[Tensor, GlassState]:
         """Log-probabilities (B, K, V) of the codes of `level` (see `sid.decode.Generator`)."""
         if state.buckets is not None and codes_BK is not None and parents_BK is not None:
-            if level == 1:
-                state = self._search(state, codes_BK)
+            if state.found_BKR is None:
+                found_BKR = retrieve(state.buckets, codes_BK, self.most, self.near_AX, self.few)
+                found_BKR = found_BKR[..., : int((found_BKR >= 0).flatten(0, 1).any(0).sum())]
             else:
-                state = state._replace(origin_BK=state.origin_BK.gather(1, parents_BK))
-        logp_BKV, tiger = self.continue_with(state.tiger, level, codes_BK, parents_BK, _asides(state))
+                found_BKR = state.found_BKR.gather(1, parents_BK[..., None].expand(-1, -1, state.found_BKR.shape[2]))
+            state = state._replace(found_BKR=found_BKR)
+        asides = None
+        if state.found_BKR is not None and state.found_BKR.shape[2]:
+            asides = self._asides(state.found_BKR.flatten(0, 1), (state.found_BKR >= 0).any(2))
+        logp_BKV, tiger = self.continue_with(state.tiger, level, codes_BK, parents_BK, asides)
         return logp_BKV, state._replace(tiger=tiger)
-
-
-def _mask(hidden: Tensor) -> Tensor:
-    return torch.zeros_like(hidden, dtype=torch.float32).masked_fill(hidden, -torch.inf)
-
-
-def _asides(state: GlassState) -> Sequence[Found] | None:
-    """Every beam reads what the first beam it comes from has found."""
-    if state.keys_values is None or not state.finder_BM.shape[1]:
-        return None
-    mine_BKM = state.origin_BK[..., None] == state.finder_BM[:, None]
-    open_BK = mine_BKM.any(2)
-    mask_B1KM = _mask(~mine_BKM & open_BK[..., None])[:, None]
-    return [Found(kv, mask_B1KM, open_BK, None) for kv in state.keys_values]

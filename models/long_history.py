@@ -3,7 +3,7 @@
 Nothing is kept per user: similarities depend on (item, first code) alone, so they are one table of tiers, and a long
 history is sorted by first code once a batch, after which any code's items are a slice.
 Legend: B users, T items of the long history, N items, D vector width, A codes of the first level, K codes asked for a
-user, R items found for each.
+user, R items found for each, Z eights of codes.
 """
 
 from collections.abc import Iterator
@@ -70,15 +70,16 @@ def tier_shares(long_BT: Tensor, tier_NA: Tensor, num_tiers: int) -> Tensor:
         long_BT: items; -1 for padding.
     """
     num_codes = tier_NA.shape[1]
+    # Eight codes at a time: a byte counts up to 255 without touching its neighbours.
     lanes_NA = tier_NA if num_codes % 8 == 0 else F.pad(tier_NA, (0, -num_codes % 8))
-    count_BXA = torch.zeros(len(long_BT), num_tiers, lanes_NA.shape[1], dtype=torch.int32, device=long_BT.device)
+    eight_NZ = lanes_NA.flatten().view(torch.int64).unflatten(0, (len(lanes_NA), -1))
+    nowhere = int.from_bytes(bytes([num_tiers] * 8), "little", signed=True)
+    count_BXA = torch.zeros(len(long_BT), num_tiers, 8 * eight_NZ.shape[1], dtype=torch.int32, device=long_BT.device)
     for item_BT in long_BT.split(255, dim=1):
-        tier_BTA = lanes_NA[item_BT.clamp_min(0)]
-        tier_BTA = tier_BTA.masked_fill_((item_BT < 0)[..., None], num_tiers)
+        eight_BTZ = eight_NZ.index_select(0, item_BT.clamp_min(0).flatten()).unflatten(0, item_BT.shape)
+        tier_BTA = eight_BTZ.masked_fill_((item_BT < 0)[..., None], nowhere).view(torch.uint8)
         for tier in range(num_tiers - 1):
-            # Eight codes at a time: a byte counts up to 255 without touching its neighbours.
-            eight_BTZ = (tier_BTA == tier).view(torch.int64)
-            count_BXA[:, tier] += eight_BTZ.sum(1).view(torch.uint8)
+            count_BXA[:, tier] += (tier_BTA == tier).view(torch.int64).sum(1).view(torch.uint8)
     length_B1 = (long_BT >= 0).sum(1, keepdim=True)
     count_BXA[:, -1] = length_B1 - count_BXA.sum(1)
     return (count_BXA[..., :num_codes] / length_B1.clamp_min(1)[..., None]).transpose(1, 2)
