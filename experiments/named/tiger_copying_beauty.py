@@ -1,4 +1,4 @@
-"""TIGER of a quarter of the size that copies, on Amazon Beauty (2014, 5-core), leave-one-out, full ranking.
+"""A quarter of TIGER that copies, on Amazon Beauty (2014, 5-core), leave-one-out, full ranking.
 
     make exp NAME=tiger_copying_beauty
 
