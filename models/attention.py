@@ -209,8 +209,7 @@ class Attention(nn.Module):
 
     def cross_attention(self, x_BTD: Tensor, source: Source, bias: Tensor | None) -> Tensor:
         """(B, T, D). States are better for a few queries, their keys and values for many or for several steps. The bias
-        (B, 1, T or 1, S) is the same for all heads; of states for all queries, too: (B, 1, 1, S). Several parts have
-        masks of their own in its place."""
+        (B, 1, 1, S) is the same for all heads and queries. Several parts have masks of their own in its place."""
         if isinstance(source, Tensor):
             source = Packed([source], [bias])
         if isinstance(source, Packed):

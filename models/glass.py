@@ -7,7 +7,7 @@ Without both it is TIGER, parameter for parameter. It may copy codes from both h
 paper's does not.
 Legend: B users, S source tokens, T items of the long history, L levels, X decoder positions (L in training, K beams in
 decoding), K beams, R items found for a first code, Y those who read what one first code has found (B users in training,
-B K beams in decoding), M items, W vocabulary, D width, A first codes.
+B K beams in decoding), M items, C codes of all levels, W vocabulary, D width, A first codes.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ class FusedLayer(DecoderLayer):
         short_BXD = super().read(x, source, mask_B11S, None)
         if aside is None:
             return short_BXD
-        asking = x.reshape(len(aside.items_YRD), -1, x.shape[2])
+        asking = x if len(x) == len(aside.items_YRD) else x.flatten(0, 1)[:, None]
         found_BXD = self.found.cross_attention(asking, aside.items_YRD, aside.mask_Y11R).view_as(x)
         gate = aside.open_BX[..., None].to(short_BXD.dtype)
         if self.kind == "fixed":
@@ -68,11 +68,12 @@ class FusedLayer(DecoderLayer):
 
 
 class GlassState(NamedTuple):
-    """What decoding keeps: TIGER's state; the long history by first code; the items that every beam's first code has
-    found, -1 behind them, which travel with it."""
+    """What decoding keeps: TIGER's state; the long history by first code, and what `item` makes of codes; the items
+    that every beam's first code has found, -1 behind them, which travel with it."""
 
     tiger: TigerState
     buckets: Buckets | None
+    coded_CD: Tensor | None
     found_BKR: Tensor | None
 
 
@@ -160,16 +161,14 @@ class Glass(Tiger):
         long_BTL = self.tokens.encode(self.codes_NL[long_BT.clamp_min(0)])
         return torch.cat([long_BTL.masked_fill(long_BT[..., None] < 0, PAD), super().history(tokens_BS)], dim=1)
 
-    def _found(self, items: Tensor) -> Tensor:
-        """(..., D) of what was found, items (...): `item` of their code embeddings side by side. As that is a sum over
-        levels, the few codes are projected and not the many items. Code embeddings are read without gradient (GLASS):
-        the search is to use them, not to shape them."""
-        levels = range(self.tokens.num_levels)
+    def _coded(self) -> Tensor:
+        """(C, D), what the codes of all levels add to an item that was found: `item` of its code embeddings side by
+        side is a sum over levels, so the few codes are projected and not the many items. Embeddings are read without
+        gradient (GLASS): the search is to use them, not to shape them."""
+        weight_DLD = self.item.weight.unflatten(1, (self.tokens.num_levels, -1))
+        codes = [self.embedding.detach()[self.tokens.level(level)] for level in range(self.tokens.num_levels)]
         with torch.autocast(self.embedding.device.type, enabled=False):
-            codes_DLD = self.item.weight.unflatten(1, (self.tokens.num_levels, -1))
-            of_level = [F.linear(self.embedding.detach()[self.tokens.level(i)], codes_DLD[:, i]) for i in levels]
-            rows_ML = self.tokens.encode(self.codes_NL[items.clamp_min(0).flatten()]) - self.tokens.offsets[0]
-            return F.embedding_bag(rows_ML, torch.cat(of_level), mode="sum").view(*items.shape, -1)
+            return torch.cat([F.linear(codes_VD, weight_DLD[:, level]) for level, codes_VD in enumerate(codes)])
 
     def forward(  # type: ignore[override]
         self, tokens_BS: Tensor, long_BT: Tensor, codes_BL: Tensor, asides: Sequence[Found] | None = None
@@ -195,13 +194,17 @@ class Glass(Tiger):
         own_BR = (self.codes_NL[items_BR, 0] == codes_BL[:, :1]) & (items_BR >= 0)
         later_L = torch.arange(codes_BL.shape[1], device=codes_BL.device) > 0
         open_BL = (items_BR >= 0).any(1, keepdim=True) & later_L
-        return self._asides(items_BR, open_BL, gates), (items_BR >= 0).sum(1), own_BR.sum(1)
+        return self._asides(items_BR, self._coded(), open_BL, gates), (items_BR >= 0).sum(1), own_BR.sum(1)
 
-    def _asides(self, items_YR: Tensor, open_BX: Tensor, gates: list[Tensor] | None = None) -> list[Found]:
+    def _asides(
+        self, items_YR: Tensor, coded_CD: Tensor, open_BX: Tensor, gates: list[Tensor] | None = None
+    ) -> list[Found]:
         """For every layer, what was found."""
+        rows_ML = self.tokens.encode(self.codes_NL[items_YR.clamp_min(0).flatten()]) - self.tokens.offsets[0]
+        items_YRD = F.embedding_bag(rows_ML, coded_CD, mode="sum").unflatten(0, items_YR.shape)
         hidden_YR = (items_YR < 0) & (items_YR >= 0).any(1, keepdim=True)
         mask_YR = torch.zeros_like(hidden_YR, dtype=torch.float32).masked_fill_(hidden_YR, -torch.inf)
-        return [Found(self._found(items_YR), mask_YR[:, None, None], open_BX, gates)] * len(self.decoder.layers)
+        return [Found(items_YRD, mask_YR[:, None, None], open_BX, gates)] * len(self.decoder.layers)
 
     def asides(self, prefixes: Sequence[tuple[Tensor, ...]]) -> list[Found] | None:
         """What the targets' first codes bring back, of all rows of several parts."""
@@ -229,22 +232,22 @@ class Glass(Tiger):
 
     def begin(self, tokens_BS: Tensor, long_BT: Tensor) -> GlassState:  # type: ignore[override]
         """Encodes every history once, for `sid.decode.beam_search`."""
-        by_code = self._by_code(long_BT) if self.most else None
-        return GlassState(self.read(tokens_BS, long_BT), by_code, None)
+        tiger = self.read(tokens_BS, long_BT)
+        if not self.most:
+            return GlassState(tiger, None, None, None)
+        return GlassState(tiger, self._by_code(long_BT), self._coded(), None)
 
     def next_logp(  # type: ignore[override]
         self, state: GlassState, level: int, codes_BK: Tensor | None, parents_BK: Tensor | None
     ) -> tuple[Tensor, GlassState]:
         """Log-probabilities (B, K, V) of the codes of `level` (see `sid.decode.Generator`)."""
-        if state.buckets is not None and codes_BK is not None and parents_BK is not None:
-            if state.found_BKR is None:
-                found_BKR = retrieve(state.buckets, codes_BK, self.most, self.near_AX, self.few)
-                found_BKR = found_BKR[..., : int((found_BKR >= 0).flatten(0, 1).any(0).sum())]
-            else:
-                found_BKR = state.found_BKR.gather(1, parents_BK[..., None].expand(-1, -1, state.found_BKR.shape[2]))
-            state = state._replace(found_BKR=found_BKR)
-        asides = None
-        if state.found_BKR is not None and state.found_BKR.shape[2]:
-            asides = self._asides(state.found_BKR.flatten(0, 1), (state.found_BKR >= 0).any(2))
+        found_BKR, asides = state.found_BKR, None
+        if state.buckets is not None and codes_BK is not None and level == 1:
+            found_BKR = retrieve(state.buckets, codes_BK, self.most, self.near_AX, self.few)
+            found_BKR = found_BKR[..., : int((found_BKR >= 0).flatten(0, 1).any(0).sum())]
+        elif found_BKR is not None and parents_BK is not None:
+            found_BKR = found_BKR.gather(1, parents_BK[..., None].expand(-1, -1, found_BKR.shape[2]))
+        if found_BKR is not None and state.coded_CD is not None and found_BKR.shape[2]:
+            asides = self._asides(found_BKR.flatten(0, 1), state.coded_CD, (found_BKR >= 0).any(2))
         logp_BKV, tiger = self.continue_with(state.tiger, level, codes_BK, parents_BK, asides)
-        return logp_BKV, state._replace(tiger=tiger)
+        return logp_BKV, state._replace(tiger=tiger, found_BKR=found_BKR)

@@ -2,7 +2,8 @@
 
     make exp NAME=tiger_copying_beauty
 
-For a CPU: tiger_small_beauty on the item form's semantic IDs, with codes of the history more likely.
+For a CPU: tiger_small_beauty on the item form's semantic IDs, which learns how much likelier, or less likely, the
+history makes a code.
 Published, of the whole size and without (TIGER, Table 1): Recall@10 .0648, NDCG@10 .0384.
 """
 

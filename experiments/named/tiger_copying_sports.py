@@ -2,8 +2,9 @@
 
     make exp NAME=tiger_copying_sports
 
-For a CPU: tiger_small_sports on the item form's semantic IDs, with codes of the history more likely.
-Published, of the whole size and without (TIGER, Table 1): Recall@10 .0400, NDCG@10 .0225.
+For a CPU: tiger_small_sports on the item form's semantic IDs, which learns how much likelier, or less likely, the
+history makes a code.
+Published, of the whole size and without (TIGER, Table 1): Recall@10 .0400, NDCG@10 .0225. Not run yet.
 """
 
 from datamodules.amazon import AmazonConfig

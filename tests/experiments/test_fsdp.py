@@ -20,7 +20,7 @@ def test_the_loss_curve_is_that_of_one_process_and_sigterm_changes_nothing(tmp_p
     check_curve_and_sigterm("fsdp", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["tiger_tiny", "sidlight_tiny", "sasrec_tiny"])
+@pytest.mark.parametrize("name", ["tiger_tiny", "glass_tiny", "sidlight_tiny", "sasrec_tiny"])
 def test_weights_are_shared_out_once_and_whole_where_the_model_is_called(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,6 @@ from experiments.page import read_columns
 ROOT = Path(__file__).resolve().parents[2]
 TRACED = {**os.environ, "PYTHONFAULTHANDLER": "1"}
 """Where a process was, should it abort."""
-ABORTED = "Fatal Python error"
-"""Of a process that a signal out of native code has ended: seen twice in some hundreds of runs with FSDP under gloo
-(experiments/LOG.md). What is promised of a killed run then holds for this one."""
 SMALL = [
     "data.num_users=151",
     "train.max_epochs=2",
@@ -38,9 +34,6 @@ def finished(name: str, output: Path, *more: str) -> tuple[dict[str, Any], dict[
     """Test result and metrics of every epoch."""
     command = command_of(name, output, *more)
     done = subprocess.run(command, cwd=ROOT, env=TRACED, capture_output=True, text=True, timeout=280)
-    if ABORTED in done.stderr and "train.devices=2" in more:
-        warnings.warn(f"a process of {name} aborted, the same command goes on:\n{told(done.stderr)}", stacklevel=2)
-        done = subprocess.run(command, cwd=ROOT, env=TRACED, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, told(done.stderr)
     (folder,) = {path.parent for path in output.glob("runs/*/*/test.json")}
     return json.loads((folder / "test.json").read_text()), read_columns(folder / "metrics.csv")

@@ -202,6 +202,21 @@ def test_every_beam_reads_what_its_own_first_code_has_found_after_parents_permut
         assert min(found) == 0 and len(set(found)) > 1
 
 
+@torch.no_grad()
+def test_no_users_get_no_logits_and_beams_in_bfloat16_have_nearly_the_same_scores() -> None:
+    model = tiny(neighbours=0).float()
+    some, codes_NL = users(model), content_of(model)
+    assert model(*(x[:0] for x in some), codes_NL[:0]).shape == (0, 3, model.tokens.size)
+    tree = Trie.from_codes(codes_NL)
+    exact, best = beam_search(model, model.begin(*some), tree, NUM_ITEMS), []
+    with torch.autocast("cpu", torch.bfloat16):
+        half = beam_search(model, model.begin(*some), tree, NUM_ITEMS)
+    for lists in (exact, half):
+        best.append(torch.empty_like(lists.scores_BK).scatter_(1, lists.items_BK, lists.scores_BK))
+    torch.testing.assert_close(*best, atol=0.1, rtol=0.05)
+    assert not torch.equal(*best)
+
+
 @every_gate
 @pytest.mark.parametrize("lengths", [[0, 0, 0], [0, 30, 0]])
 @pytest.mark.parametrize("half", [False, True])
