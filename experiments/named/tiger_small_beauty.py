@@ -3,7 +3,7 @@
     make exp NAME=tiger_small_beauty
 
 Published, of the whole size (TIGER, Table 1): Recall@10 .0648, NDCG@10 .0384.
-Here, in fp32, three seeds, some 105 CPU-minutes each: Recall@10 .0555 ± .0001, NDCG@10 .0304 ± .0004. On other semantic
+Here, in fp32, three seeds, some 106 CPU-minutes each: Recall@10 .0555 ± .0001, NDCG@10 .0304 ± .0004. On other semantic
 IDs and copying from the history (tiger_copying_beauty): .0769 ± .0009 / .0414 ± .0004.
 """
 
