@@ -34,11 +34,12 @@ a tokenizer, and model.num_layers is that of the models with layers.
 """
 GENERATIVE = {
     "tiger": "TIGER",
-    "tiger_small": "TIGER, a quarter of the size",
-    "tiger_copying": "TIGER, a quarter of the size, copying",
+    "tiger_small": "TIGER, small",
+    "tiger_copying": "TIGER, small, copying",
     "causal": "Decoder-only",
     "sidlight": "Sidlight",
     "glass": "GLASS",
+    "glass_small": "GLASS, small",
 }
 
 

@@ -74,8 +74,10 @@ def rival(name: str, data: str) -> "RunConfig":
     base = replace(base, name=f"{name}_{data}", published=published)
     if name == "p5":
         return p5(base, data)
-    if name == "hybridknn":  # by validation users; captions of KuaiRec say little
-        base = replace(base, embed=replace(base.embed, collaborative=4.0 if data == "kuairec" else 0.7))
+    if name == "hybridknn":  # by validation users
+        base = replace(base, embed=replace(base.embed, collaborative=0.7))
+    if data == "kuairec" and name in ("hybridknn", "rpg"):  # captions say little of what is watched next
+        base = replace(base, embed=replace(base.embed, collaborative=4.0))
     optimizer = OptimizerConfig(learning_rate=3e-3, weight_decay=0.1, warmup_steps=100, schedule="cosine")
     train = TrainConfig(max_epochs=20, validate_every=4, precision="bf16-mixed")
     if name == "sasrec_bce":  # one negative teaches little at a time, and its NDCG rests for 100 epochs and more
@@ -85,6 +87,8 @@ def rival(name: str, data: str) -> "RunConfig":
         train = replace(train, max_epochs=48)
     if name == "rpg":  # codes as many as the paper has for Sports and Toys; for Beauty it has 32
         base = replace(base, tokenizer=ProductConfig([16] * 8 if data == "tiny" else [256] * 16))
+        if data == "kuairec":
+            train = replace(train, max_epochs=8, validate_every=2)
     if name in ("hgn", "caser"):  # with embeddings of users, which are soon learnt by heart
         train = replace(train, max_epochs=8, validate_every=2)
     return replace(

@@ -12,7 +12,7 @@ from experiments.config import EvaluationConfig, RunConfig, TrainConfig, check, 
 from experiments.named import documented, experiments, named
 from experiments.overrides import override
 from lightning_modules.configs import OptimizerConfig
-from models.configs import CausalConfig, ModelConfig
+from models.configs import CausalConfig, EncoderDecoderConfig, ModelConfig
 from sid.configs import TokenizerConfig
 from sid.errors import UserError
 
@@ -224,7 +224,15 @@ def test_vectors_of_who_chose_what_are_for_models_without_items_of_their_own() -
     fused = {name for name in experiments() if named(name).embed.collaborative}
     neighbours = {name for name in experiments() if name.startswith("hybridknn_")}
     written = {f"{model}_{data}" for model in ("causal", "tiger_copying") for data in ("beauty", "sports", "toys")}
-    assert fused == written | neighbours and len(neighbours) == 5
+    kuairec = {f"{model}_kuairec" for model in ("tiger_small", "glass_small", "rpg")}
+    assert fused == written | kuairec | neighbours and len(neighbours) == 5
+
+
+def test_the_small_glass_is_the_small_tiger_with_a_long_history() -> None:
+    glass, tiger = named("glass_small_kuairec"), named("tiger_small_kuairec")
+    shared = {field.name for field in dataclasses.fields(EncoderDecoderConfig)}
+    assert {getattr(glass.model, name) == getattr(tiger.model, name) for name in shared} == {True}
+    assert dataclasses.replace(glass, name=tiger.name, model=tiger.model) == tiger
 
 
 def test_the_tiger_that_copies_differs_in_ids_copying_and_steps_alone() -> None:
