@@ -57,13 +57,15 @@ def kuairec_small(name: str, model: ModelConfig) -> RunConfig:
     )
 
 
-def kuairec_windows(name: str, recipe: Callable[..., RunConfig]) -> RunConfig:
-    """The same protocol with a recipe of `_causal`: its model, batches and steps."""
+def kuairec_windows(name: str, recipe: Callable[..., RunConfig], max_epochs: int) -> RunConfig:
+    """The same protocol with a recipe of `_causal`: its model, batches and rate; fewer epochs, which validation wants,
+    and vectors that know who watched what."""
     learnt = recipe(name, KuaiRecConfig(), PUBLISHED)
     base = kuairec(name, learnt.model)
     return replace(
         base,
+        embed=replace(base.embed, collaborative=4.0),
         sequences=replace(base.sequences, batch_size=learnt.sequences.batch_size),
         optimizer=learnt.optimizer,
-        train=learnt.train,
+        train=replace(learnt.train, max_epochs=max_epochs, validate_every=2),
     )

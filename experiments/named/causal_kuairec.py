@@ -9,4 +9,4 @@ from experiments.named._kuairec import kuairec_windows
 
 
 def config() -> RunConfig:
-    return kuairec_windows("causal_kuairec", causal)
+    return kuairec_windows("causal_kuairec", causal, max_epochs=8)

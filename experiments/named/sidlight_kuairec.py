@@ -11,4 +11,4 @@ from experiments.named._kuairec import kuairec_windows
 
 
 def config() -> RunConfig:
-    return kuairec_windows("sidlight_kuairec", sidlight)
+    return kuairec_windows("sidlight_kuairec", sidlight, max_epochs=4)

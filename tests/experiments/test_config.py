@@ -220,11 +220,11 @@ def test_rows_of_papers_are_left_out_beside_other_data_than_theirs():
     assert override(named("tiger_kuairec"), ["data.watch_ratio=1"]).published == named("tiger_kuairec").published
 
 
-def test_vectors_of_who_chose_what_are_for_models_without_items_of_their_own() -> None:
+def test_vectors_of_who_chose_what_are_for_models_without_items_of_their_own_and_for_kuairec() -> None:
     fused = {name for name in experiments() if named(name).embed.collaborative}
     neighbours = {name for name in experiments() if name.startswith("hybridknn_")}
     written = {f"{model}_{data}" for model in ("causal", "tiger_copying") for data in ("beauty", "sports", "toys")}
-    kuairec = {f"{model}_kuairec" for model in ("tiger_small", "glass_small", "rpg")}
+    kuairec = {f"{model}_kuairec" for model in ("tiger_small", "glass_small", "rpg", "causal", "sidlight")}
     assert fused == written | kuairec | neighbours and len(neighbours) == 5
 
 
