@@ -58,16 +58,18 @@ class Tiger(nn.Module):
         return 0
 
     def embed(self, tokens_BS: Tensor) -> tuple[Tensor, Tensor]:
-        """The encoder's input (B, S, D), and which of it is padding (B, S)."""
+        """The encoder's input (B, S, D), and which of it is padding (B, S); a place of padding where S would be 0."""
+        if not tokens_BS.shape[1]:
+            tokens_BS = F.pad(tokens_BS, (0, 1), value=PAD)
         return F.embedding(tokens_BS, self.embedding), tokens_BS == PAD
 
     def mask(self, padding_BS: Tensor) -> Tensor | None:
-        """(B, 1, 1, S) 0, or -inf for padding behind the first place, so that every row has something to look at. None
-        where a look, which only a CPU takes, finds no padding."""
+        """(B, 1, 1, S) 0, or -inf for padding, but in rows of nothing else, so that every row has something to look at.
+        None where a look, which only a CPU takes, finds no padding."""
         if padding_BS.device.type == "cpu" and not torch.compiler.is_compiling() and not padding_BS.any():
             return None
-        mask_BS = torch.zeros_like(padding_BS, dtype=self.embedding.dtype)
-        mask_BS[:, 1:].masked_fill_(padding_BS[:, 1:], -torch.inf)
+        hidden_BS = padding_BS & ~padding_BS.all(1, keepdim=True)
+        mask_BS = torch.zeros_like(padding_BS, dtype=self.embedding.dtype).masked_fill_(hidden_BS, -torch.inf)
         return mask_BS[:, None, None]
 
     def encode(self, x_BSD: Tensor, padding_BS: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -36,11 +36,13 @@ def histories(model: Tiger, lengths: list[int]) -> torch.Tensor:
     return tokens_BS.masked_fill(torch.arange(max(lengths)) >= torch.tensor(lengths)[:, None], PAD)
 
 
-@pytest.mark.parametrize("lengths", [[40, 40], [1, 13, 40]])
-def test_logits_and_loss_equal_hugging_face_t5(lengths: list[int]) -> None:
+@pytest.mark.parametrize(("lengths", "known"), [([40, 40], True), ([1, 13, 40], True), ([2, 13, 40], False)])
+def test_logits_and_loss_equal_hugging_face_t5(lengths: list[int], known: bool) -> None:
     model = tiny()
     peer = to_hugging_face(model)
     tokens_BS = histories(model, lengths)
+    if not known:
+        tokens_BS[::2, 0] = PAD
     codes_BL = torch.stack([torch.randint(0, size, (len(lengths),)) for size in SIZES], dim=1)
     labels_BL = model.tokens.encode(codes_BL)
     theirs = peer(
@@ -68,6 +70,7 @@ def test_a_row_without_any_token_has_numbers_and_leaves_the_others_theirs() -> N
     found = model(with_none_CS, codes_BL[[0, 1, 0]])
     assert found.isfinite().all() and model.loss(with_none_CS, codes_BL[[0, 1, 0]]).isfinite()
     torch.testing.assert_close(found[:2], model(tokens_BS, codes_BL))
+    torch.testing.assert_close(found[2:], model(tokens_BS[:1, :0], codes_BL[:1]))
 
 
 def test_a_later_target_code_changes_no_earlier_logits() -> None:
