@@ -69,20 +69,37 @@ def balancing_prices(distance_NK: Tensor, old_K: Tensor | None = None) -> Tensor
     """(K,) what to add to every centre's squared distance so that nearest centres are of about equal size.
 
     The dual of the transport of N vectors to K equal bins with a little entropy (Cuturi 2013): unlike a list of who
-    goes where, prices hold for vectors that were not there. From `old_K`, prices that are about right; without them
-    the entropy comes down from the scale of the distances, so that no bin is ever out of everybody's reach.
+    goes where, prices hold for vectors that were not there. From `old_K`, prices that are about right; without them, or
+    where they are not, the entropy comes down from the scale of the distances, so that no bin is ever out of everybody's
+    reach. It comes down further where a few far vectors make that scale larger than what tells the others apart.
     """
-    mean, entropies = float(distance_NK.mean()) + 1e-12, [2**step * ENTROPY for step in range(6, -1, -1)]
-    price_K = distance_NK.new_zeros(distance_NK.shape[1])
+    scale = float(distance_NK.mean()) + 1e-12
     if old_K is not None:
-        price_K, entropies = old_K, entropies[-1:]
-    for entropy in entropies:
-        for _ in range(10):
-            step_K, error = sinkhorn(torch.softmax((distance_NK + price_K) / (-entropy * mean), dim=1))
-            price_K = price_K - entropy * mean * step_K
-            if error < 0.05:
-                break
+        price_K = transported(distance_NK, old_K, ENTROPY * scale)
+        if not crowded(distance_NK, price_K):
+            return price_K - price_K.mean()
+    price_K = distance_NK.new_zeros(distance_NK.shape[1])
+    for step in range(6, -13, -1):
+        if step < 0 and not crowded(distance_NK, price_K):
+            break
+        price_K = transported(distance_NK, price_K, 2**step * ENTROPY * scale)
     return price_K - price_K.mean()
+
+
+def transported(distance_NK: Tensor, price_K: Tensor, entropy: float) -> Tensor:
+    """Prices (K,) that make the bins even at this entropy, in squared distances; from prices that are about right."""
+    for _ in range(10):
+        step_K, error = sinkhorn(torch.softmax((distance_NK + price_K) / -entropy, dim=1))
+        price_K = price_K - entropy * step_K
+        if error < 0.05:
+            break
+    return price_K
+
+
+def crowded(distance_NK: Tensor, price_K: Tensor) -> bool:
+    """Whether the fullest bin has more than half as much again as its part, and an item."""
+    count_K = torch.bincount((distance_NK + price_K).argmin(1), minlength=len(price_K))
+    return int(count_K.max()) > 1.5 * len(distance_NK) / len(price_K) + 1
 
 
 def sinkhorn(share_NK: Tensor, rounds: int = 10) -> tuple[Tensor, float]:

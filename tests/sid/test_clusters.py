@@ -67,6 +67,15 @@ def test_balanced_codes_are_about_even_for_items_that_were_not_there() -> None:
     assert imbalance(tokenizer.codes(vectors_ND[2000:])[:, 0], 8) < 0.25
 
 
+@pytest.mark.parametrize("seed", range(1, 5))
+@pytest.mark.parametrize(("num", "width", "size"), [(200, 4, 4), (1000, 16, 16)])
+def test_balanced_codes_are_about_even_where_a_few_vectors_are_far(num: int, width: int, size: int, seed: int) -> None:
+    far_N = torch.arange(num) % 20 == 0
+    vectors_ND = gaussian(num, width, seed=seed) * torch.where(far_N, 1.0, 0.1)[:, None]
+    codes_NL = residual(vectors_ND, [size, size], seed, balanced=True).codes(vectors_ND)
+    assert all(imbalance(code_N, size) < 0.5 for code_N in codes_NL.unbind(1))
+
+
 def test_balancing_moves_centres_to_the_means_of_their_items() -> None:
     vectors_ND = crowded(600, 300, 100)
     centres_KD, prices_K = balance(vectors_ND, kmeans(vectors_ND, 6, seed=1))
