@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datamodules.arrays import mapped
 from datamodules.catalog import path_of
 from sid.configs import IF_SET
 from sid.errors import UserError, require
@@ -90,7 +91,7 @@ class EmbedConfig:
         memory holds, are copied a piece at a time, unless they are whitened."""
         if self.encoder == "given" and not self.whiten:
             given_ND = _given(items, prepared)
-            mapped_ND = np.lib.format.open_memmap(path, "w+", np.float32, given_ND.shape)
+            mapped_ND = mapped(path, np.float32, given_ND.shape)
             _scale(given_ND, mapped_ND)
             mapped_ND.flush()
             return len(mapped_ND), mapped_ND.shape[1]

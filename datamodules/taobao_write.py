@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from datamodules.arrays import mapped
 from datamodules.catalog import ITEM_SCHEMA, UNKNOWN, USER_SCHEMA
 from datamodules.taobao_tables import CATEGORY, ITEM, VECTOR, VECTORS, WIDTH, batches, ids, matrix
 
@@ -166,7 +167,7 @@ def write_vectors(files: list[Path], numbers: ItemNumbers, path: Path) -> None:
         UserError: a vector is not 128 wide.
     """
     shape = numbers.count, WIDTH
-    np.lib.format.open_memmap(path, "w+", np.int8, shape).flush()
+    mapped(path, np.int8, shape)
     for batch in batches(files, VECTORS, [ITEM, VECTOR], VECTOR_ROWS):
         vector_RD, number_R = matrix(batch, VECTOR, WIDTH, VECTORS), numbers.of(ids(batch, ITEM))
         written_ND = np.load(path, mmap_mode="r+")

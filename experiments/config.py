@@ -7,7 +7,6 @@ enters it only where it is not at its default: stages from before there was such
 """
 
 import dataclasses
-import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,7 +98,7 @@ class TrainConfig:
         fits = 1 <= self.validate_every <= self.max_epochs or not learns
         require(fits, "train.validate_every", self.validate_every, f"1 to train.max_epochs={self.max_epochs}")
         key, minutes = "train.checkpoint_minutes", self.checkpoint_minutes
-        require(0 < minutes < math.inf, key, minutes, "above 0")
+        require(0 < minutes <= 1e6, key, minutes, "above 0, at most a million")
         require(self.patience >= 0, "train.patience", self.patience, "at least 0")
         require(self.clip >= 0, "train.clip", self.clip, "at least 0")
         require(0 <= self.ema < 1, "train.ema", self.ema, "at least 0 and below 1")

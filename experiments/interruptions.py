@@ -83,6 +83,10 @@ class WithinEpoch(Callback):
         trainer.save_checkpoint(self.path)
         raise SIGTERMException
 
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """A signal to one process in the last batches or the last validation is known to all before they go on."""
+        self.asked = self._agreed(trainer, 0)
+
     def _agreed(self, trainer: lightning.Trainer, batch_idx: int) -> bool:
         if trainer.world_size == 1:
             return self.asked

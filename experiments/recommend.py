@@ -81,8 +81,8 @@ def recommend(arguments: Sequence[str]) -> None:
 def show(ready: "Recommender", raw_ids: list[str], question: "Question") -> None:
     """Prints the history and what is recommended after it."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     history, unknown = ready.numbers(raw_ids)
     console = Console(emoji=False)
@@ -99,7 +99,7 @@ def show(ready: "Recommender", raw_ids: list[str], question: "Question") -> None
         row = ready.shown(item)
         codes = " ".join(map(str, row.get("codes", ())))
         words = (row["item"], row["title"], row["category"], codes, "" if score is None else f"{score:.3f}")
-        table.add_row(rank, *map(escape, words))
+        table.add_row(rank, *map(Text, words))
         if item == history[-1] and rank == "":
             table.add_section()
     console.print(table)

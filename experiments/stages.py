@@ -25,7 +25,8 @@ VERSIONS = {"prepare": 1, "embed": 1, "tokenize": 1, "train": 2, "evaluate": 4}
 """The stages in order. A number is raised when the code of its stage changes what it writes."""
 LAST = "last.ckpt"
 """Where an interrupted training goes on."""
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+FORBIDDEN = {errno.EACCES, errno.EPERM}
 
 
 def process_rank() -> int:
@@ -61,9 +62,12 @@ def fingerprint(value: Any) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file. Raises UserError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def raw_hash(path: Path, notes: Path) -> str:
@@ -159,7 +163,8 @@ class Stage:
     def run(self, build: Callable[[Path], dict[str, Any]], force: bool, say: Callable[[str], None]) -> dict[str, Any]:
         """The stage's figures: reused when it is finished, else from `build(folder)`, which fills the folder.
 
-        Two processes that want the same stage at once: one builds, the other waits and reuses.
+        Two processes that want the same stage at once: one builds, the other waits and reuses. Where the other is one
+        of several that torchrun or SLURM has started for a collective stage, it raises UserError: they would not wait.
         """
         if self.collective and process_rank():
             return self.figures() or build(self.folder)
@@ -167,7 +172,8 @@ class Stage:
             return self._run_locked(build, force, say)
         except OSError as error:
             where, why = error.filename or self.folder, error.strerror or error
-            if error.errno in DISK_ERRORS:
+            ours = Path(os.fsdecode(where)).is_relative_to(self.folder.parent)
+            if error.errno in FULL or (error.errno in FORBIDDEN and ours):
                 raise UserError(
                     f"stage {self.name} could not write {where}: {why}. Nothing of it counts as finished; make room or "
                     "choose another output_dir, and repeat the command."
@@ -182,6 +188,10 @@ class Stage:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0.1)
         except Timeout:
+            if self.collective and started_with_others():
+                raise UserError(
+                    f"stage {self.name}: another run is working on {self.folder}; repeat the command when it has ended"
+                ) from None
             say(f"{self.name}: another process is working on {self.folder}, waiting for it")
             lock.acquire()
         except OSError:

@@ -152,7 +152,7 @@ def parameter(key: str, given: Any) -> list[Any] | Span:
         require(number, where, given, "value, values, or numbers min and max")
     assert isinstance(low, (int, float)) and isinstance(high, (int, float))
     whole = isinstance(low, int) and isinstance(high, int)
-    kind = given.get("distribution", "int_uniform" if whole else "uniform")
+    kind = str(given.get("distribution", "int_uniform" if whole else "uniform"))
     require(kind in SPANS, f"{where}.distribution", kind, " or ".join(SPANS))
     require(low < high, where, given, "min below max")
     require(kind != "log_uniform_values" or low > 0, where, given, "min above 0")
@@ -160,8 +160,9 @@ def parameter(key: str, given: Any) -> list[Any] | Span:
     q = given.get("q")
     require(q is None or kind == "q_uniform", where, given, "q with distribution: q_uniform alone")
     require(kind != "q_uniform" or (isinstance(q, (int, float)) and q > 0), where, given, "q above 0")
-    step = float(q) if q is not None else None
-    return Span(low, high, SPANS[kind] is int, kind == "log_uniform_values", step)
+    if q is not None and whole and isinstance(q, int):  # as wandb's, for a key that takes whole numbers alone
+        return Span(low, high, whole=True, step=q)
+    return Span(low, high, SPANS[kind] is int, kind == "log_uniform_values", q)
 
 
 def drawn(trial: "optuna.Trial", sweep: Sweep) -> dict[str, Any]:
@@ -172,7 +173,7 @@ def drawn(trial: "optuna.Trial", sweep: Sweep) -> dict[str, Any]:
         values[key] = choice[trial.suggest_categorical(key, list(range(len(choice))))] if len(choice) > 1 else choice[0]
     for key, span in sweep.spans.items():
         if span.whole:
-            values[key] = trial.suggest_int(key, int(span.low), int(span.high))
+            values[key] = trial.suggest_int(key, int(span.low), int(span.high), step=int(span.step or 1))
         else:
             values[key] = trial.suggest_float(key, span.low, span.high, step=span.step, log=span.log)
     return values

@@ -109,7 +109,8 @@ class Bundle:
                 raise UserError(
                     f"{folder} is a bundle of format {written['format']}; this version reads {FORMAT}. Export it again."
                 )
-            for name, expected in written.pop("files").items():
+            files = written.pop("files")
+            for name, expected in files.items():
                 if sha256(folder / name) != expected:
                     raise UserError(f"{folder / name} is damaged or was changed: export the run again")
             card = Card(**written)
@@ -120,11 +121,16 @@ class Bundle:
             table = SIDTable.load(folder) if isinstance(config, GenerativeConfig) else None
             model = build(config, card, table, items.num_rows, inputs)
             model.load_state_dict(weights)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{folder} holds no whole bundle ({error}). Export the run again.") from error
-        return cls(card, model.eval(), items, users, table, inputs, examples)
+        bundle = cls(card, model.eval(), items, users, table, inputs, examples)
+        if unchecked := [name for name in bundle.files if name not in files]:
+            raise UserError(
+                f"{folder / CARD} is damaged: it does not say what {unchecked[0]} holds. Export the run again."
+            )
+        return bundle
 
 
 def sha256(path: Path) -> str:

@@ -121,9 +121,11 @@ class Recommender:
         return row if codes_NL is None else {**row, "codes": codes_NL[item].tolist()}
 
     def find(self, words: str, most: int) -> list[int]:
-        """Items with this id, or with all these words in their title, whatever the case."""
+        """Items with this id, or with all these words in their title, whatever the case; none without a word."""
         if words in self._number:
             return [self._number[words]]
+        if not words.split():
+            return []
         found = pa.chunked_array([pa.repeat(True, self.num_items)])
         for word in words.split()[:MOST_WORDS]:
             found = pc.and_(found, pc.match_substring(self.bundle.items["title"], word, ignore_case=True))

@@ -70,8 +70,9 @@ def balancing_prices(distance_NK: Tensor, old_K: Tensor | None = None) -> Tensor
 
     The dual of the transport of N vectors to K equal bins with a little entropy (Cuturi 2013): unlike a list of who
     goes where, prices hold for vectors that were not there. From `old_K`, prices that are about right; without them, or
-    where they are not, the entropy comes down from the scale of the distances, so that no bin is ever out of everybody's
-    reach. It comes down further where a few far vectors make that scale larger than what tells the others apart.
+    where they are not, the entropy comes down from the scale of the distances, so that no bin is ever out of
+    everybody's reach. It comes down further where a few far vectors make that scale larger than what tells the others
+    apart.
     """
     scale = float(distance_NK.mean()) + 1e-12
     if old_K is not None:
@@ -138,7 +139,8 @@ class Tree:
 def tree(vectors_ND: Tensor, codebook_sizes: Sequence[int], seed: int) -> Tree:
     """k-means of all items, then of the items of every cluster, and so on.
 
-    A node with no more different vectors than codes gives each of them a child of its own. A child without items is
+    A node with no more different vectors than codes gives each of them a child of its own, the root only where it has
+    few items, as there a search for equal vectors is long. A child without items is
     left out: other vectors would be led to a node that has no children.
     """
     levels: list[list[Tensor]] = []

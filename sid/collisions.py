@@ -11,7 +11,7 @@ from torch import Tensor
 
 def groups(codes_NL: Tensor) -> Tensor:
     """(N,) int64: which items have the same codes; numbered from 0 in the order of the codes."""
-    key_N, reach = torch.zeros_like(codes_NL[:, 0]), 1
+    key_N, reach = torch.zeros_like(codes_NL[:, 0], dtype=torch.int64), 1
     for code_N in codes_NL.unbind(1):
         size = int(code_N.max()) + 1
         if reach * size >= 2**62:

@@ -165,7 +165,8 @@ def recommended(
 def top_items(scores_BN: Tensor, items_C: Tensor, num_items: int, sampler: Sampler | None = None) -> Recommendations:
     """The best of the items (C,), best first; -1 where there are no more, or the score is -inf.
 
-    With a `sampler` they are drawn without replacement from the softmax of the scores, as in `beam_search`.
+    The items (C,) are in ascending order. With a `sampler` they are drawn without replacement from the softmax of the
+    scores, as in `beam_search`.
     """
     among_BC = scores_BN if len(items_C) == scores_BN.shape[1] else scores_BN[:, items_C]
     rank_BC = among_BC if sampler is None else among_BC + sampler.gumbel(among_BC)

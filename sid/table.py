@@ -24,7 +24,7 @@ FILES = _CODES, _HEADER = "sids.safetensors", "sids.json"
 class SIDTable:
     """Distinct codes of N items, with the codebook size of every level (levels may differ).
 
-    Raises UserError when two items share their codes or a code lies outside its codebook.
+    Raises UserError when there is no item, two share their codes, or a code lies outside its codebook.
     """
 
     codes_NL: Tensor
@@ -41,6 +41,8 @@ class SIDTable:
                 f"codes have shape {tuple(self.codes_NL.shape)}, but there are {len(self.codebook_sizes)} codebook "
                 f"sizes: {list(self.codebook_sizes)}; expected (items, {len(self.codebook_sizes)})"
             )
+        if not self.num_items:
+            raise UserError("a table of semantic IDs needs at least one item")
         for level, size in enumerate(self.codebook_sizes):
             code_N = self.codes_NL[:, level]
             wrong_N = (code_N < 0) | (code_N >= size)
@@ -147,10 +149,16 @@ class SIDTable:
 
     def words(self, codes_L: Tensor) -> str:
         """One semantic ID for people: `<a_12><b_7><c_201><d_0>`."""
-        return "".join(f"<{chr(ord('a') + level)}_{code}>" for level, code in enumerate(codes_L.tolist()))
+        return "".join(f"<{letters(level)}_{code}>" for level, code in enumerate(codes_L.tolist()))
 
     def export(self, path: Path, raw_ids: list[str], titles: list[str]) -> None:
         """A tab-separated file for people: item, raw id, semantic ID, title; sorted by code."""
         order_N = self.trie.leaf_item.tolist()
         rows = (f"{i}\t{raw_ids[i]}\t{self.words(self.codes_NL[i])}\t{' '.join(titles[i].split())}\n" for i in order_N)
         path.write_text("item\traw_id\tsemantic_id\ttitle\n" + "".join(rows))
+
+
+def letters(level: int) -> str:
+    """The name of a level: a, b, ..., z, aa, ab, ..."""
+    above, last = divmod(level, 26)
+    return (letters(above - 1) if above else "") + chr(ord("a") + last)

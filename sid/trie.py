@@ -60,11 +60,13 @@ class Trie:
     @classmethod
     def from_codes(cls, codes_NL: Tensor, items_X: Tensor | None = None) -> "Trie":
         """The trie of N distinct code sequences (N, L), or of the items `items_X` (X,) alone. Cost: one lexicographic
-        sort."""
+        sort. Raises ValueError for no sequence at all, and for one that is there twice."""
         if items_X is not None:
             some = cls.from_codes(codes_NL[items_X])
             return replace(some, leaf_item=items_X[some.leaf_item].int())
         num_items, num_levels = codes_NL.shape
+        if not num_items:
+            raise ValueError("a trie needs at least one item")
         order_N = torch.arange(num_items, device=codes_NL.device)
         for level in reversed(range(num_levels)):
             order_N = order_N[torch.argsort(codes_NL[order_N, level], stable=True)]
@@ -76,6 +78,8 @@ class Trie:
             starts_N[1:] |= sorted_NL[1:, level] != sorted_NL[:-1, level]
             rows.append(starts_N.nonzero().squeeze(1))
             codes.append(sorted_NL[rows[-1], level].int())
+        if len(rows[-1]) < num_items:
+            raise ValueError(f"{num_items - len(rows[-1])} of {num_items} items have the codes of another one")
         for above, below in pairwise(rows):
             bounds = torch.cat([above, above.new_tensor([num_items])])
             first_child.append(torch.searchsorted(below, bounds).int())
@@ -143,7 +147,10 @@ class Trie:
         return levels
 
     def below(self, prefix: Sequence[int]) -> Tensor:
-        """(X,) the items whose codes begin with the prefix, in lexicographic order."""
+        """(X,) the items whose codes begin with the prefix, in lexicographic order. Raises ValueError for a prefix of
+        more than L codes."""
+        if len(prefix) > self.num_levels:
+            raise ValueError(f"a prefix of {len(prefix)} codes, where semantic IDs have {self.num_levels}")
         low, end = 0, len(self.codes[0])
         for level, code in enumerate(prefix):
             if level:
@@ -171,7 +178,8 @@ class Trie:
 
 def _place(sorted_X: Tensor, code: int) -> tuple[Tensor, Tensor]:
     """Where a code begins and ends."""
-    return torch.searchsorted(sorted_X, code), torch.searchsorted(sorted_X, code, right=True)
+    wide_X = sorted_X.long()  # a search casts the code to the type of the codes
+    return torch.searchsorted(wide_X, code), torch.searchsorted(wide_X, code, right=True)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -12,6 +13,7 @@ import torch
 
 from callbacks.history import History
 from experiments import run
+from experiments.interruptions import WithinEpoch
 from experiments.named import named
 from experiments.overrides import override
 from experiments.page import read_columns
@@ -223,7 +225,17 @@ def test_the_clocks_go_on(unbroken: tuple[str, Path, Any], tmp_path: Path) -> No
         assert (columns[clock] >= 0).all() and (columns[clock][1:] >= columns[clock][:-1]).all()
 
 
-@pytest.mark.parametrize("minutes", ["0", "-1", ".inf"])
+def test_a_signal_to_another_process_in_the_last_validation_is_known_when_the_training_ends(tmp_path: Path) -> None:
+    def reduce(asked: torch.Tensor, reduce_op: str) -> torch.Tensor:
+        return asked + 1
+
+    strategy = SimpleNamespace(root_device=torch.device("cpu"), reduce=reduce)
+    stop = WithinEpoch(tmp_path / "last.ckpt")
+    stop.on_fit_end(SimpleNamespace(world_size=2, strategy=strategy), None)
+    assert stop.asked
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", ".inf", "1e300"])
 def test_minutes_that_are_none(minutes: str) -> None:
     with pytest.raises(UserError, match="checkpoint_minutes"):
         override(named("tiger_tiny"), [f"train.checkpoint_minutes={minutes}"])

@@ -112,6 +112,14 @@ def test_a_full_disk_leaves_nothing_finished_and_says_so(tmp_path: Path) -> None
     assert made.figures() is None
 
 
+def test_a_file_of_others_that_must_not_be_read_is_named(tmp_path: Path) -> None:
+    elsewhere = PermissionError(errno.EACCES, "Permission denied", "/raw/reviews.json.gz")
+    with pytest.raises(UserError, match=r"stage count failed at /raw/reviews\.json\.gz: Permission denied"):
+        run(stage(tmp_path), Work(fails=elsewhere))
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        stages.raw_hash(tmp_path, tmp_path / "notes.json")
+
+
 def test_two_processes_that_want_one_stage_build_it_once(tmp_path: Path) -> None:
     made, work = stage(tmp_path), Work()
     threads = [Thread(target=run, args=(made, work)) for _ in range(4)]
@@ -178,6 +186,17 @@ def test_a_collective_stage_takes_no_lock_beyond_the_first_process(
     monkeypatch.setenv("SLURM_PROCID", "1")
     with FileLock(tmp_path / ".run.lock"):
         assert run(made, Work()) == {"answer": 42}
+
+
+def test_a_collective_stage_that_others_work_on_ends_where_its_further_processes_would_not_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched(monkeypatch, {"RANK": "0", "WORLD_SIZE": "2"})
+    with (
+        FileLock(tmp_path / ".run.lock"),
+        pytest.raises(UserError, match="another run is working on .*run; repeat the command when it has ended"),
+    ):
+        run(Stage("train", tmp_path / "run", {}, collective=True), Work())
 
 
 def test_a_folder_of_another_configuration_is_refused_and_a_guest_stage_rebuilt(tmp_path: Path) -> None:

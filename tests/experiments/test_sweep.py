@@ -209,6 +209,7 @@ def test_spans_are_drawn_between_their_ends(method: str, faked: type[Faked], tmp
     parameters = {"model.width": {"values": [32, 64]}, "optimizer.learning_rate": {"min": 1e-4, "max": 1e-2}}
     parameters["optimizer.learning_rate"]["distribution"] = "log_uniform_values"
     parameters["model.negatives"] = {"min": 3, "max": 9}
+    parameters["model.num_layers"] = {"min": 1, "max": 5, "q": 2, "distribution": "q_uniform"}
     path = written(tmp_path, method=method, parameters=parameters, run_cap=8)
     assert main(["sasrec_tiny", str(path), f"output_dir={tmp_path}"]) == 0
     trials = found(tmp_path)
@@ -216,6 +217,7 @@ def test_spans_are_drawn_between_their_ends(method: str, faked: type[Faked], tmp
     for one in trials:
         assert 1e-4 <= one["values"]["optimizer.learning_rate"] <= 1e-2
         assert one["values"]["model.negatives"] in range(3, 10)
+        assert one["values"]["model.num_layers"] in (1, 3, 5) and isinstance(one["values"]["model.num_layers"], int)
     assert len({one["values"]["optimizer.learning_rate"] for one in trials}) == 8
 
 
@@ -231,6 +233,7 @@ def test_spans_are_drawn_between_their_ends(method: str, faked: type[Faked], tmp
         ({"parameters": {"seed": {"min": 3, "max": 1}}}, "expected min below max"),
         ({"parameters": {"seed": {"min": 1, "max": "x"}}}, "numbers min and max"),
         ({"parameters": {"seed": {"min": 1, "max": 3, "distribution": "beta"}}}, "distribution=beta: expected uniform"),
+        ({"parameters": {"seed": {"min": 1, "max": 3, "distribution": ["beta"]}}}, "distribution=['beta']: expected"),
         ({"parameters": {"seed": {"min": 0, "max": 3, "distribution": "log_uniform_values"}}}, "min above 0"),
         ({"parameters": {"seed": {"values": [1], "probabilities": [1]}}}, "has probabilities, which is not understood"),
         ({"parameters": {"seed": {"min": 1, "max": 3}}}, "method=grid: expected random or bayes: seed is not a list"),

@@ -133,6 +133,8 @@ def test_exports_are_whole_or_refused(
     card = json.loads((tmp_path / "copy/bundle.json").read_text())
     for change, said in (
         ({"format": 9}, "format 9"),
+        ({"files": []}, "no whole bundle"),
+        ({"files": {}}, "does not say what model.safetensors holds"),
         ({"model": {"kind": "Unheard"}}, "Unheard"),
         ({"model": {**card["model"], "revision": 9}}, "computes otherwise since"),
     ):

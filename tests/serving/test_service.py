@@ -191,6 +191,7 @@ def test_items_are_found_by_id_and_by_words(client: TestClient, ready: Recommend
     found = client.get("/items", params={"query": words}).json()
     assert shown["item"] in [item["item"] for item in found] or len(found) == 20
     assert client.get("/items", params={"query": "(*["}).json() == []
+    assert client.get("/items", params={"query": " "}).json() == []
 
 
 def test_the_page_and_an_example_user(client: TestClient, ready: Recommender) -> None:

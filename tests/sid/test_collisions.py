@@ -15,6 +15,11 @@ def test_rate_and_digits_of_six_items() -> None:
     assert collision_rate(codes_NL) == 1 - 3 / 6
 
 
+def test_codes_of_32_bits_are_grouped_as_those_of_64() -> None:
+    codes_NL = torch.tensor([[0, 0], [32768, 0], [65535, 131071]])
+    assert groups(codes_NL.int()).tolist() == groups(codes_NL).tolist() == [0, 1, 2]
+
+
 @settings(max_examples=50, deadline=None)
 @given(tables)
 def test_the_digit_counts_the_earlier_items_with_the_same_codes(codes: list[tuple[int, int]]) -> None:

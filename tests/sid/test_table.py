@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sid.errors import UserError
-from sid.table import SIDTable
+from sid.table import SIDTable, letters
 
 CODES = torch.tensor([[1, 0], [0, 2], [1, 2]])
 
@@ -69,6 +69,15 @@ def test_a_saved_table_knows_its_digit_and_one_of_older_code_has_one(always: boo
 def test_shared_codes_are_refused_with_the_way_out() -> None:
     with pytest.raises(UserError, match="2 items share the codes of another item; append a digit with SIDTable.res"):
         SIDTable(torch.tensor([[1, 1], [1, 1], [0, 0], [1, 1]]), (2, 2))
+
+
+def test_a_table_without_items_is_refused() -> None:
+    with pytest.raises(UserError, match="at least one item"):
+        SIDTable(torch.zeros(0, 2, dtype=torch.int64), (2, 2))
+
+
+def test_levels_are_named_in_letters_however_many_there_are() -> None:
+    assert [letters(level) for level in (0, 25, 26, 51, 52, 701, 702)] == ["a", "z", "aa", "az", "ba", "zz", "aaa"]
 
 
 @pytest.mark.parametrize("code", [3, -1])

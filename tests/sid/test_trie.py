@@ -212,3 +212,18 @@ def test_a_prefix_of_a_free_tree_is_lone_that_one_sequence_starts_with(
     for level in range(len(sizes)):
         zeros = sum(not any(codes[: level + 1]) for codes in every)  # all prefixes start equally many
         assert free.lone(level, torch.zeros(2, 3, dtype=torch.long)).tolist() == [[zeros == 1] * 3] * 2
+
+
+def test_a_trie_of_nothing_or_of_an_item_given_twice_is_refused() -> None:
+    codes_NL = torch.tensor([[0, 0], [0, 1], [1, 0]])
+    with pytest.raises(ValueError, match="at least one item"):
+        Trie.from_codes(codes_NL, torch.tensor([], dtype=torch.int64))
+    with pytest.raises(ValueError, match="1 of 4 items have the codes of another one"):
+        Trie.from_codes(codes_NL, torch.tensor([0, 0, 1, 2]))
+
+
+def test_nothing_is_below_codes_that_no_level_has() -> None:
+    trie = Trie.from_codes(torch.tensor([[0, 1], [0, 2], [3, 1]]))
+    assert [trie.below(prefix).tolist() for prefix in ([2**32], [2**32 + 3], [-1], [3, 1])] == [[], [], [], [2]]
+    with pytest.raises(ValueError, match="a prefix of 3 codes, where semantic IDs have 2"):
+        trie.below([0, 1, 0])
