@@ -44,6 +44,7 @@ GLASS: dict[str, Overrides] = {
     "tier norm the other way": {
         "glass_tiny": ["model.tier_norm=true"],
         "glass_kuairec": ["model.tier_norm=false"],
+        "glass_small_kuairec": ["model.tier_norm=false"],
         "glass_taobao_mm": ["model.tier_norm=false"],
     },
     "20 tiers": ["model.num_tiers=20"],
@@ -161,6 +162,6 @@ STUDIES = {
     ),
     **{
         name: Study("Parts of GLASS switched off", [name], GLASS, base="whole model", by_length=PLAIN)
-        for name in ("glass_kuairec", "glass_taobao_mm", "glass_tiny")
+        for name in ("glass_kuairec", "glass_small_kuairec", "glass_taobao_mm", "glass_tiny")
     },
 }
