@@ -172,7 +172,7 @@ class Stage:
             return self._run_locked(build, force, say)
         except OSError as error:
             where, why = error.filename or self.folder, error.strerror or error
-            ours = Path(os.fsdecode(where)).is_relative_to(self.folder.parent)
+            ours = Path(str(where)).is_relative_to(self.folder.parent)
             if error.errno in FULL or (error.errno in FORBIDDEN and ours):
                 raise UserError(
                     f"stage {self.name} could not write {where}: {why}. Nothing of it counts as finished; make room or "

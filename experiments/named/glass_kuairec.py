@@ -2,9 +2,9 @@
 
     make exp NAME=glass_kuairec
 
-Published (GLASS, Table 2, watch ratio above 1): Recall@10 .1345, TIGER .1202. Ours, on ratios above 2 and a small
-budget: .0834 against .0772 (3 seeds); on IDs that know who watched what (embed.collaborative=4) .1077 (one seed). The
-tier token is normalised, which the paper does not do: it is learnt much sooner.
+Published (GLASS, Table 2, watch ratio above 1): Recall@10 .1345, TIGER .1202. For a GPU; on ratios above 2, smaller,
+and on IDs that know who watched what: `glass_small_kuairec`. The tier token is normalised, which the paper does not do:
+it is learnt much sooner.
 """
 
 from experiments.config import RunConfig

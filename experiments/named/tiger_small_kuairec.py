@@ -2,7 +2,7 @@
 
     make exp NAME=tiger_small_kuairec
 
-Not run yet.
+Two seeds: Recall@10 .0998 ± .0026, NDCG@10 .0510 ± .0018; GLASS is ahead by 6.5% and 5.7%.
 """
 
 from experiments.config import RunConfig
