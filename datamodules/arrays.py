@@ -1,11 +1,15 @@
 """Arrays in files that are larger than the memory."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
+
+UNABLE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+"""What a file system answers that cannot take room in advance."""
 
 
 def mapped(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> "np.memmap[Any, Any]":
@@ -15,6 +19,10 @@ def mapped(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> "np.memmap[A
     """
     array = np.lib.format.open_memmap(path, "w+", dtype, shape)
     if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in UNABLE:
+                raise
     return array

@@ -20,6 +20,7 @@ from experiments.config import RunConfig, as_trained, asked_at_test, hashed, to_
 from experiments.named import named
 from experiments.provenance import provenance
 from experiments.stages import LAST, VERSIONS, Stage, file_hash, fingerprint, process_rank, raw_hash, write_atomically
+from lightning_modules.configs import LETTERConfig
 from models.classic_configs import ClassicConfig
 from models.configs import Content, GenerativeConfig, SidlightConfig
 from sid.errors import UserError, require
@@ -96,6 +97,8 @@ class Pipeline:
         inputs["embed"] = [self.embed.hash, *(other.embed.hash for other in self.companions)]
         if config.reassign:
             inputs["revision"] = 1  # since then without a digit that is 0 for all
+        if getattr(config, "balanced", False) or isinstance(config, LETTERConfig):
+            inputs["balance"] = "of far vectors too"  # which older ones left in one cluster
         if config.reads_events or self.config.split.cold_share:
             inputs["split"] = hashed(self.config.split)
         return self._artifact("tokenize", inputs, resumes=True)

@@ -71,8 +71,14 @@ def file_hash(path: Path) -> str:
 
 
 def raw_hash(path: Path, notes: Path) -> str:
-    """SHA-256 of a raw file, which may be large: it is read only where its size or time of change is not as noted."""
-    stat = path.stat()
+    """SHA-256 of a raw file, which may be large: it is read only where its size or time of change is not as noted.
+
+    Raises UserError where it cannot be read.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     key, now = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
     known: dict[str, Any] = {}
     with suppress(OSError, ValueError, TypeError):
@@ -165,6 +171,7 @@ class Stage:
 
         Two processes that want the same stage at once: one builds, the other waits and reuses. Where the other is one
         of several that torchrun or SLURM has started for a collective stage, it raises UserError: they would not wait.
+        (torchrun then ends them, as srun does with --kill-on-bad-exit.)
         """
         if self.collective and process_rank():
             return self.figures() or build(self.folder)
@@ -172,7 +179,8 @@ class Stage:
             return self._run_locked(build, force, say)
         except OSError as error:
             where, why = error.filename or self.folder, error.strerror or error
-            ours = Path(str(where)).is_relative_to(self.folder.parent)
+            place, output = Path(str(where)).resolve(), self.folder.parent.resolve()
+            ours = place.is_relative_to(output) or output.is_relative_to(place)
             if error.errno in FULL or (error.errno in FORBIDDEN and ours):
                 raise UserError(
                     f"stage {self.name} could not write {where}: {why}. Nothing of it counts as finished; make room or "
@@ -188,6 +196,10 @@ class Stage:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0.1)
         except Timeout:
+            figures = None if force else self.figures()
+            if figures is not None:
+                say(f"{self.name}: reused {self.folder}")
+                return figures
             if self.collective and started_with_others():
                 raise UserError(
                     f"stage {self.name}: another run is working on {self.folder}; repeat the command when it has ended"

@@ -160,9 +160,12 @@ def parameter(key: str, given: Any) -> list[Any] | Span:
     q = given.get("q")
     require(q is None or kind == "q_uniform", where, given, "q with distribution: q_uniform alone")
     require(kind != "q_uniform" or (isinstance(q, (int, float)) and q > 0), where, given, "q above 0")
-    if q is not None and whole and isinstance(q, int):  # as wandb's, for a key that takes whole numbers alone
-        return Span(low, high, whole=True, step=q)
-    return Span(low, high, SPANS[kind] is int, kind == "log_uniform_values", q)
+    if q is not None:  # multiples of q, as wandb draws them, but between the ends; whole numbers, where q is one
+        step = int(q) if float(q).is_integer() else q
+        low, high = (to(round(end / q, 9)) * step for to, end in ((math.ceil, low), (math.floor, high)))
+        require(low < high, where, given, "two multiples of q from min to max")
+        return Span(low, high, whole=isinstance(step, int), step=step)
+    return Span(low, high, SPANS[kind] is int, kind == "log_uniform_values")
 
 
 def drawn(trial: "optuna.Trial", sweep: Sweep) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from sid.kmeans import kmeans, last_distances, nearest, residual_kmeans
 
 ENTROPY = 0.01
 """Of a balanced assignment, in mean squared distances: the less, the more even are the clusters, and the slower."""
+IDLE = 4
+"""Times that it is halved without relief for the fullest cluster."""
 
 
 class Residual:
@@ -72,18 +74,22 @@ def balancing_prices(distance_NK: Tensor, old_K: Tensor | None = None) -> Tensor
     goes where, prices hold for vectors that were not there. From `old_K`, prices that are about right; without them, or
     where they are not, the entropy comes down from the scale of the distances, so that no bin is ever out of
     everybody's reach. It comes down further where a few far vectors make that scale larger than what tells the others
-    apart.
+    apart, until that no longer helps, as with many equal vectors.
     """
-    scale = float(distance_NK.mean()) + 1e-12
-    if old_K is not None:
-        price_K = transported(distance_NK, old_K, ENTROPY * scale)
-        if not crowded(distance_NK, price_K):
-            return price_K - price_K.mean()
-    price_K = distance_NK.new_zeros(distance_NK.shape[1])
-    for step in range(6, -13, -1):
-        if step < 0 and not crowded(distance_NK, price_K):
+    scale, enough = float(distance_NK.mean()) + 1e-12, 1.5 * len(distance_NK) / distance_NK.shape[1] + 1
+    tried = [] if old_K is None else [transported(distance_NK, old_K, ENTROPY * scale)]
+    if not tried or fullest(distance_NK, tried[0]) > enough:
+        price_K = distance_NK.new_zeros(distance_NK.shape[1])
+        for step in range(6, -1, -1):
+            price_K = transported(distance_NK, price_K, 2**step * ENTROPY * scale)
+        tried.append(price_K)
+    loads = [fullest(distance_NK, price_K) for price_K in tried]
+    for step in range(1, 13):
+        if min(loads) <= enough or (step > IDLE and min(loads[-IDLE:]) >= min(loads[:-IDLE])):
             break
-        price_K = transported(distance_NK, price_K, 2**step * ENTROPY * scale)
+        tried.append(transported(distance_NK, tried[-1], ENTROPY * scale / 2**step))
+        loads.append(fullest(distance_NK, tried[-1]))
+    price_K = tried[loads.index(min(loads))]
     return price_K - price_K.mean()
 
 
@@ -97,10 +103,9 @@ def transported(distance_NK: Tensor, price_K: Tensor, entropy: float) -> Tensor:
     return price_K
 
 
-def crowded(distance_NK: Tensor, price_K: Tensor) -> bool:
-    """Whether the fullest bin has more than half as much again as its part, and an item."""
-    count_K = torch.bincount((distance_NK + price_K).argmin(1), minlength=len(price_K))
-    return int(count_K.max()) > 1.5 * len(distance_NK) / len(price_K) + 1
+def fullest(distance_NK: Tensor, price_K: Tensor) -> int:
+    """How many vectors have the bin that has most."""
+    return int(torch.bincount((distance_NK + price_K).argmin(1), minlength=len(price_K)).max())
 
 
 def sinkhorn(share_NK: Tensor, rounds: int = 10) -> tuple[Tensor, float]:

@@ -28,3 +28,13 @@ def test_a_full_disk_is_told_before_the_first_number(tmp_path: Path, monkeypatch
     with pytest.raises(OSError, match="No space left"):
         mapped(tmp_path / "x.npy", np.float32, (1000, 3))
     assert asked == [(0, (tmp_path / "x.npy").stat().st_size)] and asked[0][1] > 12_000
+
+
+def test_a_file_system_that_takes_no_room_in_advance_is_written_to_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unable(descriptor: int, offset: int, length: int) -> Any:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", unable, raising=False)
+    assert mapped(tmp_path / "x.npy", np.int8, (2, 3)).tolist() == [[0] * 3] * 2

@@ -116,6 +116,11 @@ def test_a_file_of_others_that_must_not_be_read_is_named(tmp_path: Path) -> None
     elsewhere = PermissionError(errno.EACCES, "Permission denied", "/raw/reviews.json.gz")
     with pytest.raises(UserError, match=r"stage count failed at /raw/reviews\.json\.gz: Permission denied"):
         run(stage(tmp_path), Work(fails=elsewhere))
+    closed = PermissionError(errno.EACCES, "Permission denied", str(tmp_path.parent))
+    with pytest.raises(UserError, match="could not write .*choose another output_dir"):
+        run(stage(tmp_path, a=1), Work(fails=closed))
+    with pytest.raises(UserError, match="nothing.gz cannot be read: No such file"):
+        stages.raw_hash(tmp_path / "nothing.gz", tmp_path / "notes.json")
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         stages.raw_hash(tmp_path, tmp_path / "notes.json")
 
@@ -197,6 +202,10 @@ def test_a_collective_stage_that_others_work_on_ends_where_its_further_processes
         pytest.raises(UserError, match="another run is working on .*run; repeat the command when it has ended"),
     ):
         run(Stage("train", tmp_path / "run", {}, collective=True), Work())
+    finished = Stage("train", tmp_path / "run", {}, collective=True)
+    run(finished, Work())
+    with FileLock(tmp_path / ".run.lock"):
+        assert run(finished, Work()) == {"answer": 42}, "what is finished is reused while others test it"
 
 
 def test_a_folder_of_another_configuration_is_refused_and_a_guest_stage_rebuilt(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import yaml
 from datamodules.split import learnt_counts
 from experiments import tokenize as tokenizing
 from experiments.config import TOKENIZERS, to_yaml
-from experiments.named import tiger_tiny
+from experiments.named import named, tiger_tiny
 from experiments.overrides import override
 from experiments.pipeline import Pipeline
 from experiments.run import run
@@ -211,3 +211,16 @@ def test_whitening_gives_other_vectors_and_none_leaves_the_folder_as_it_was(outp
     assert plain.hash != white.hash
     assert "whiten" not in plain.inputs["embed"] and white.inputs["embed"]["whiten"] == 5
     assert np.load(white.folder / "vectors.npy").shape == (40, 5)
+
+
+@pytest.mark.parametrize(
+    ("keys", "balances"),
+    [
+        (["tokenizer=rqkmeans"], False),
+        (["tokenizer=rqkmeans", "tokenizer.balanced=true"], True),
+        (["tokenizer=letter"], True),
+        (["tokenizer=rqvae"], False),
+    ],
+)
+def test_codes_of_balanced_clusters_are_made_again(keys: list[str], balances: bool) -> None:
+    assert ("balance" in Pipeline(override(named("causal_tiny"), keys)).tokenize.inputs) == balances
