@@ -29,6 +29,10 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 FORBIDDEN = {errno.EACCES, errno.EPERM}
 
 
+class TakenError(UserError):
+    """Another run works on a stage that the further processes of this one have entered: this one must end."""
+
+
 def process_rank() -> int:
     """0 in the first or only process of a run under torchrun, SLURM or Lightning's own launcher."""
     if "RANK" in os.environ:
@@ -170,7 +174,7 @@ class Stage:
         """The stage's figures: reused when it is finished, else from `build(folder)`, which fills the folder.
 
         Two processes that want the same stage at once: one builds, the other waits and reuses. Where the other is one
-        of several that torchrun or SLURM has started for a collective stage, it raises UserError: they would not wait.
+        of several that torchrun or SLURM has started for a collective stage, it raises TakenError: they would not wait.
         (torchrun then ends them, as srun does with --kill-on-bad-exit.)
         """
         if self.collective and process_rank():
@@ -201,7 +205,7 @@ class Stage:
                 say(f"{self.name}: reused {self.folder}")
                 return figures
             if self.collective and started_with_others():
-                raise UserError(
+                raise TakenError(
                     f"stage {self.name}: another run is working on {self.folder}; repeat the command when it has ended"
                 ) from None
             say(f"{self.name}: another process is working on {self.folder}, waiting for it")

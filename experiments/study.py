@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from experiments.named import require_named
 from experiments.run import STAGES, answer, choose, leave, take, wait_passively
-from experiments.stages import finish_wandb, process_rank
+from experiments.stages import TakenError, finish_wandb, process_rank
 from experiments.studies import STUDIES, Study
 from experiments.study_plan import Asked, Say, command, plan
 from sid.errors import UserError
@@ -202,6 +202,8 @@ def execute(
         pipeline = Pipeline(cell.configs[seed], say=news, command=command_of(cell, seed))
         try:
             pipeline.run(STAGES[-1], lambda *figures: None)
+        except TakenError:
+            raise
         except UserError as error:
             say(f"  failed: {error}")
             cell.problems.setdefault(str(error), []).append(seed)

@@ -84,7 +84,8 @@ def read(arguments: Sequence[str]) -> Asked:
     for one in (config, *(override(config, [f"{key}={value}"]) for key, value in guarded)):
         require_honest(one)
     told = [word for word in overrides if not word.startswith(("output_dir=", "logger="))]
-    folder = f"{name}-{path.stem}-{fingerprint([path.read_text(), told])}"
+    drawing = ["multiples of q"] if any(span.step for span in sweep.spans.values()) else []  # older ones began at min
+    folder = f"{name}-{path.stem}-{fingerprint([path.read_text(), told, *drawing])}"
     numbers = (int(own["jobs"]), int(own["worker"]))
     return Asked(name, path, sweep, *numbers, overrides, Path(config.output_dir) / "sweeps" / folder)
 

@@ -199,7 +199,7 @@ def test_a_collective_stage_that_others_work_on_ends_where_its_further_processes
     launched(monkeypatch, {"RANK": "0", "WORLD_SIZE": "2"})
     with (
         FileLock(tmp_path / ".run.lock"),
-        pytest.raises(UserError, match="another run is working on .*run; repeat the command when it has ended"),
+        pytest.raises(stages.TakenError, match="another run is working on .*run; repeat the command when it has ended"),
     ):
         run(Stage("train", tmp_path / "run", {}, collective=True), Work())
     finished = Stage("train", tmp_path / "run", {}, collective=True)

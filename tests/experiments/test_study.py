@@ -11,6 +11,7 @@ import pytest
 
 from datamodules.synthetic import SyntheticConfig
 from experiments import pipeline
+from experiments.stages import TakenError
 from experiments.studies import GLASS, PLAIN, STUDIES
 from experiments.study import finished, main
 from lightning_modules.configs import RQVAEConfig
@@ -255,7 +256,19 @@ def test_a_mistake_is_told_before_anything_runs(
     assert not faked.trainings and not list(tmp_path.iterdir())
 
 
+def test_a_study_ends_where_another_run_has_the_stage_that_its_further_processes_are_in(
+    faked: type[Faked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def taken(*arguments: Any) -> None:
+        raise TakenError("another run is working on it")
+
+    monkeypatch.setattr(faked, "run", taken)
+    assert main(["two", "seeds=1", f"output_dir={tmp_path}"]) == 2
+    said = capsys.readouterr()
+    assert "error: another run is working on it" in said.err and "[2/" not in said.out + said.err
+
+
 def test_help_lists_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert "make study NAME=" in (said := capsys.readouterr().out)
-    assert "tokenizers        Ways to make a semantic ID, on causal_beauty, causal_sports" in said
+    assert "tokenizers Ways to make a semantic ID, on causal_beauty, causal_sports" in " ".join(said.split())
