@@ -192,14 +192,14 @@ class Attention(nn.Module):
         fused_M3 = self.project(x_MD)
         if x_MD.device.type == "cpu":
             fused_M3 = fused_M3.to(self.fused.weight.dtype)
-        *each, rest = fused_M3.split([*sizes, len(x_MD) - sum(sizes)])
+        *each, rest = fused_M3.split([*sizes, x_MD.shape[0] - sum(sizes)])
         attended = []
         with in_float32():
             for part, part_M3 in zip(parts, each, strict=True):
                 query, key, value = self.split(part_M3.unflatten(0, (part.batch, part.length)))
                 heads = attend(self.scaled(query), key, value, part.bias, self.rate, causal=part.bias is None)
                 attended.append(joined(heads).flatten(0, 1))
-        attended.append(rest.new_zeros(len(rest), self.out.in_features))
+        attended.append(rest.new_zeros(rest.shape[0], self.out.in_features))
         return self.out(torch.cat(attended))
 
     def keys_values(self, source_BSD: Tensor) -> tuple[Tensor, Tensor]:
@@ -245,7 +245,7 @@ class Attention(nn.Module):
         """`_mixed` of every part, in float32 on a CPU as in `packed_attention`."""
         if asked_BQD.device.type == "cpu":
             asked_BQD = asked_BQD.to(self.fused.weight.dtype)
-        each = asked_BQD.split([len(states_BSD) for states_BSD in source.states])
+        each = asked_BQD.split([states_BSD.shape[0] for states_BSD in source.states])
         with in_float32():
             return torch.cat(list(map(self._mixed, each, source.states, source.masks)))
 
@@ -314,7 +314,7 @@ def of_parents(old_BKHE: Tensor, parents_BK: Tensor | None) -> Tensor:
     """Every beam's share of its parent. What all beams have in common (K = 1) stays one."""
     if parents_BK is None or old_BKHE.shape[1] == 1:
         return old_BKHE
-    return old_BKHE[torch.arange(len(old_BKHE), device=old_BKHE.device)[:, None], parents_BK]
+    return old_BKHE[torch.arange(old_BKHE.shape[0], device=old_BKHE.device)[:, None], parents_BK]
 
 
 class FeedForward(nn.Module):

@@ -101,7 +101,7 @@ class Causal(nn.Module):
         if self.tokens.num_user_tokens:
             start_B1, tokens_BS = tokens_BS[:, :1], tokens_BS[:, 1:]
         else:
-            start_B1 = tokens_BS.new_full((len(tokens_BS), 1), BOS)
+            start_B1 = tokens_BS.new_full((tokens_BS.shape[0], 1), BOS)
         items_BTL = tokens_BS.unflatten(1, (-1, self.tokens.num_levels))
         items = items_BTL.shape[1] - targets
         if items > self.max_items:
@@ -144,7 +144,7 @@ class Causal(nn.Module):
     def code_logits(self, windows: Sequence[Windows], known: Tensor, tokens_XL: Tensor) -> list[Tensor]:
         """Scores (X, V) of the codes of every level, float32, from what `before_targets` gives for the windows."""
         states = self.depth_states(rounded(known), rounded(tokens_XL)).unbind(1)
-        logits = [self.logits(states_XD, level)[: len(known)].float() for level, states_XD in enumerate(states)]
+        logits = [self.logits(states_XD, level)[: known.shape[0]].float() for level, states_XD in enumerate(states)]
         if self.copying is None:
             return logits
         items = [self.split(tokens_BS, targets=1)[1] for tokens_BS, _ in windows]
@@ -309,7 +309,7 @@ class ItemCausal(Causal):
         # Learnt small, and read at about the size of what the layers add: as in `models.next_item.NextItem.embed`.
         scale = math.sqrt(self.embedding.shape[1])
         items = at_once(
-            lambda items_ML: self.item_inputs(rounded(items_ML))[: len(items_ML)] * scale,
+            lambda items_ML: self.item_inputs(rounded(items_ML))[: items_ML.shape[0]] * scale,
             [items_BTL for _, items_BTL in parts],
         )
         inputs = []

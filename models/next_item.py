@@ -129,13 +129,13 @@ def looked_up(table: Tensor, number: Tensor) -> Tensor:
 def at_once(look_up: Callable[[Tensor], Tensor], numbers: Sequence[Tensor]) -> list[Tensor]:
     """`look_up` of each of several (B, T, ...), done once: the gradient of a look-up is as large as the table."""
     places = [number_BT.flatten(0, 1) for number_BT in numbers]
-    found = look_up(torch.cat(places)).split([len(place_M) for place_M in places])
+    found = look_up(torch.cat(places)).split([place_M.shape[0] for place_M in places])
     return [found_M.unflatten(0, number_BT.shape[:2]) for found_M, number_BT in zip(found, numbers, strict=True)]
 
 
 def at(x_BTD: Tensor, place_B: Tensor) -> Tensor:
     """(B, D), one place of every row."""
-    return x_BTD[torch.arange(len(place_B), device=place_B.device), place_B]
+    return x_BTD[torch.arange(place_B.shape[0], device=place_B.device), place_B]
 
 
 def chosen(values: Sequence[Tensor], places: Sequence[Tensor]) -> list[Tensor]:

@@ -180,7 +180,7 @@ class Tiger(nn.Module):
         """One step of every beam: log-probabilities (B, K, V) of the codes of `level`, and the new state."""
         past = state.past
         if codes_BK is None:
-            users = len(state.decoder.source[0][0])
+            users = state.decoder.source[0][0].shape[0]
             tokens_BK = torch.full((users, 1), BOS, device=self.embedding.device)
         else:
             tokens_BK = codes_BK + self.tokens.offsets[level - 1]

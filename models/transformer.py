@@ -24,7 +24,7 @@ ROUND = 64
 
 def rounded(x: Tensor) -> Tensor:
     """With zeros behind, up to a multiple of `ROUND` rows: oneDNN compiles products for every number of rows."""
-    return F.pad(x, (0, 0) * (x.ndim - 1) + (0, -len(x) % ROUND))
+    return F.pad(x, (0, 0) * (x.ndim - 1) + (0, -x.shape[0] % ROUND))
 
 
 class EncoderLayer(nn.Module):

@@ -1,7 +1,9 @@
 """What every test shares."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -18,6 +20,18 @@ hypothesis.settings.register_profile("steady", deadline=None)
 hypothesis.settings.load_profile("steady")
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A process takes a whole file, so that what its tests share is made once, and all of serving's files."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            folder = "tests/serving"
+            return folder if nodeid.startswith(f"{folder}/") else super()._split_scope(nodeid)
+
+    return Together(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of the real files; tests that need it are skipped where DATA_DIR is not set."""
@@ -25,3 +39,12 @@ def data_dir() -> Path:
     if not folder:
         pytest.skip("set DATA_DIR to run on the real files")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def blank_reports() -> Iterator[None]:
+    """For a file that does not look at the drawings of reports (see `tests.blank`)."""
+    from tests.blank import blank_reports as blank
+
+    with blank():
+        yield

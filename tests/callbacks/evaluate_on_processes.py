@@ -1,11 +1,6 @@
-"""Validates an untrained TIGER on a made-up catalogue with some CPU processes; rank 0 writes the metrics as JSON.
-
-Run by test_retrieval.py: python evaluate_on_processes.py PROCESSES OUTPUT. Without LOCAL_RANK in the environment
-Lightning starts the other processes itself.
-"""
+"""Validates an untrained TIGER on a made-up catalogue with some CPU processes; rank 0 writes the metrics as JSON."""
 
 import json
-import sys
 from pathlib import Path
 
 import lightning
@@ -56,10 +51,3 @@ def main(processes: int, output: Path) -> None:
     if trainer.is_global_zero:
         figures = {**logged, "users": catalog.num_users, "processes": trainer.world_size}
         output.write_text(json.dumps(figures))
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(int(sys.argv[1]), Path(sys.argv[2]))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # or gloo's threads can abort the process at its end

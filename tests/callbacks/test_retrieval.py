@@ -1,12 +1,6 @@
 """Legend: B users, K beams, L levels, N items, U users of the catalogue."""
 
 import json
-import os
-import runpy
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning
@@ -19,9 +13,9 @@ from callbacks.metrics import Coverage, InvalidRate, PrefixHits, RankMetrics
 from callbacks.retrieval import Retrieval
 from sid.decode import Recommendations
 from sid.trie import FreeTree, PrefixTree, Trie
+from tests.callbacks.evaluate_on_processes import main
+from tests.forked import Started
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = Path(__file__).with_name("evaluate_on_processes.py")
 TRIE = Trie.from_codes(torch.tensor([[0, 0], [1, 1], [2, 0]]))
 FREE = FreeTree((3, 2), TRIE)
 
@@ -153,40 +147,13 @@ def test_observers_see_the_constrained_lists_of_the_test_and_of_nothing_else() -
     assert [batch.target_B.tolist() for _, batch in seen] == [[0, 1, 2], [1]]
 
 
-def two_processes(output: Path) -> None:
-    """Runs SCRIPT as two ranks that start at the same time, and waits for both."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    surroundings = {name: os.environ[name] for name in ("PATH", "HOME", "LD_LIBRARY_PATH") if name in os.environ}
-    surroundings |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    surroundings |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    if sys.platform == "linux":
-        surroundings["GLOO_SOCKET_IFNAME"] = "lo"  # does not ask for the machine's name, which may not resolve
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), "2", str(output)],
-            env={**surroundings, "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [rank.communicate(timeout=200)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(text[-3000:] for text in said)
-
-
 @pytest.fixture(scope="module")
 def one_and_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, float], dict[str, float]]:
-    """What SCRIPT logs with one process (this one) and with two."""
+    """What `evaluate_on_processes` logs with one process (this one) and with two."""
     one, two = (tmp_path_factory.mktemp("evaluation") / f"{name}.json" for name in ("one", "two"))
-    runpy.run_path(str(SCRIPT))["main"](1, one)
-    two_processes(two)
+    main(1, one)
+    ranks = Started(main, 2, two, errors=two.with_name("errors"), ranks=2)
+    assert ranks.wait() == [0, 0], ranks.said()[-6000:]
     return json.loads(one.read_text()), json.loads(two.read_text())
 
 

@@ -9,6 +9,8 @@ from experiments.named import glass_tiny
 from experiments.overrides import override
 from experiments.pipeline import Pipeline
 
+pytestmark = pytest.mark.usefixtures("blank_reports")
+FAST = ["train.max_epochs=8", "train.validate_every=8", "optimizer.learning_rate=6e-3", "model.dropout=0"]
 ORACLE = 1.0
 """Recall@10 of who knows category and series: 8 items are left."""
 CHANCE = 10 / 576
@@ -16,7 +18,7 @@ CHANCE = 10 / 576
 
 
 def recall_at_10(folder: Path, *changes: str) -> float:
-    config = override(glass_tiny.config(), ["train.max_epochs=12", f"output_dir={folder}", *changes])
+    config = override(glass_tiny.config(), [*FAST, f"output_dir={folder}", *changes])
     pipeline = Pipeline(config, say=lambda _: None)
     pipeline.run("evaluate", lambda *_: None)
     return float(json.loads((pipeline.train.folder / "test.json").read_text())["metrics"]["recall@10"])

@@ -21,7 +21,9 @@ from experiments.pipeline import Pipeline
 from experiments.trainers import best_checkpoint
 from sid.errors import Terminated, UserError
 
-SMALL = ["data.num_users=150", "train.max_epochs=3", "train.validate_every=1", "sequences.steps_per_epoch=6"]
+pytestmark = pytest.mark.usefixtures("blank_reports")
+SMALL = ["data.num_users=90", "train.max_epochs=3", "train.validate_every=1", "sequences.steps_per_epoch=6"]
+SMALL += ["evaluation.num_beams=20", "evaluation.entropy_at=[10,20]", "evaluation.free_beams=20"]
 CLOCKS = {"seconds", "cpu_seconds"}
 
 

@@ -24,6 +24,7 @@ from experiments.results import read_run
 from lightning_modules.retriever import RetrieverModule
 from sid.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("blank_reports")
 SMALL = [
     "data.num_users=120",
     "data.num_items=60",

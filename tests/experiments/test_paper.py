@@ -10,6 +10,7 @@ from experiments.papers import PAPERS
 from experiments.studies import STUDIES
 from sid.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("blank_reports")
 SMALL = ["data.num_users=60", "data.num_items=100", "tokenizer.epochs=1", "model.width=32", "train.max_epochs=1"]
 SMALL += ["evaluation.num_beams=20", "evaluation.entropy_at=[10]", "seeds=1", "data=tiny"]
 

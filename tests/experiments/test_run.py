@@ -18,7 +18,9 @@ import pytest
 import torch
 
 from experiments.run import main, run
+from tests.forked import Started
 
+pytestmark = pytest.mark.usefixtures("blank_reports")
 SMALL = [
     "data.num_users=60",
     "data.num_items=40",
@@ -107,13 +109,11 @@ def test_a_run_killed_in_two_stages_goes_on_and_ends_with_the_numbers_of_an_unbr
     unbroken: Path, tmp_path: Path
 ) -> None:
     for checkpoint in ("artifacts/tokenize/*/last.ckpt", "runs/tiger_tiny/*/checkpoints/last.ckpt"):
-        running = subprocess.Popen(
-            [sys.executable, "-m", "experiments.run", *command(tmp_path)], stdout=subprocess.DEVNULL
-        )
-        while not list(tmp_path.glob(checkpoint)) and running.poll() is None:
+        running = Started(main, command(tmp_path), errors=tmp_path / "errors")
+        while not list(tmp_path.glob(checkpoint)) and running.running:
             time.sleep(0.005)
-        os.kill(running.pid, signal.SIGKILL)
-        running.wait()
+        running.send(signal.SIGKILL)
+        assert running.wait() == [-signal.SIGKILL], running.said()
         (stopped,) = tmp_path.glob(checkpoint)
         stage = stopped.relative_to(tmp_path).parts[1].replace("tiger_tiny", "train")
         assert not list(tmp_path.glob(f"**/{stage}.manifest.json")), "the stage was over before the kill"

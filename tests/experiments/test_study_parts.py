@@ -24,6 +24,8 @@ from experiments.study_plan import plan
 from experiments.study_table import Row, Summary, Table, by_length, sids
 from tests.experiments.faked_study import ORACLE, WHOLE, command, glass
 
+pytestmark = pytest.mark.usefixtures("blank_reports")
+
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_row_of_every_study_is_a_valid_configuration_and_another_one(name: str) -> None:
@@ -78,9 +80,8 @@ def test_what_is_only_asked_at_the_test_shares_the_training_and_has_a_folder_of_
 
 
 def test_a_trained_model_is_asked_twice_and_a_lost_file_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("experiments.report.write_report", lambda folder, *rest: folder / "report.html")  # seconds
     arguments = command(tmp_path, "seeds=1", f"only={ORACLE}")
     assert main(arguments) == 0
     said = capsys.readouterr().out

@@ -22,6 +22,7 @@ from sid.configs import SIZES, ResidualKMeansConfig
 from sid.errors import UserError
 from sid.table import SIDTable
 
+pytestmark = pytest.mark.usefixtures("blank_reports")
 SMALL = [
     "data.num_users=60",
     "data.num_items=40",

@@ -13,28 +13,47 @@ from typing import Any
 import numpy as np
 
 from experiments.page import read_columns
+from experiments.run import main
+from tests.forked import Started
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACED = {**os.environ, "PYTHONFAULTHANDLER": "1"}
 """Where a process was, should it abort."""
 SMALL = [
-    "data.num_users=151",
+    "data.num_users=75",
     "train.max_epochs=2",
     "train.validate_every=1",
     "train.accelerator=cpu",
     "model.dropout=0",
+    "evaluation.num_beams=20",
+    "evaluation.entropy_at=[10,20]",
+    "evaluation.free_beams=20",
 ]
 
 
-def command_of(name: str, output: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "experiments.run", name, *SMALL, *more, f"output_dir={output}"]
+def arguments_of(output: Path, *more: str) -> list[str]:
+    return ["tiger_tiny", *SMALL, *more, f"output_dir={output}"]
 
 
-def finished(name: str, output: Path, *more: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Test result and metrics of every epoch."""
-    command = command_of(name, output, *more)
+def commanded(output: Path, *more: str) -> None:
+    """One command, which starts the second process."""
+    command = [sys.executable, "-m", "experiments.run", *arguments_of(output, *more)]
     done = subprocess.run(command, cwd=ROOT, env=TRACED, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, told(done.stderr)
+
+
+def started(output: Path, *more: str) -> Started:
+    """Two processes as torchrun starts them."""
+    return Started(main, arguments_of(output, *more), errors=output.with_name(f"{output.name}.err"), ranks=2)
+
+
+def finished(output: Path, *more: str) -> None:
+    two = started(output, *more)
+    assert two.wait() == [0, 0], told(two.said())
+
+
+def left(output: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Test result and metrics of every epoch."""
     (folder,) = {path.parent for path in output.glob("runs/*/*/test.json")}
     return json.loads((folder / "test.json").read_text()), read_columns(folder / "metrics.csv")
 
@@ -50,15 +69,26 @@ def two_processes(strategy: str) -> list[str]:
     return ["sequences.batch_size=32", "train.devices=2", f"train.strategy={strategy}"]
 
 
+def beside(folder: Path, other: Path) -> Path:
+    """A new output folder with the finished stages of another before the training."""
+    folder.mkdir()
+    (folder / "artifacts").symlink_to(other / "artifacts")
+    return folder
+
+
 def check_curve(strategy: str, tmp_path: Path, *more: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The loss curve is that of one process; test result and metrics of two."""
-    one, alone = finished("tiger_tiny", tmp_path / "one", "sequences.batch_size=64", *more)
-    two, shared = finished("tiger_tiny", tmp_path / "two", *two_processes(strategy), *more)
+    assert main(arguments_of(tmp_path / "one", "sequences.batch_size=64", *more)) == 0
+    if strategy == "ddp":  # builds its stages, too
+        commanded(tmp_path / "two", *two_processes(strategy), *more)
+    else:
+        finished(beside(tmp_path / "two", tmp_path / "one"), *two_processes(strategy), *more)
+    (one, alone), (two, shared) = left(tmp_path / "one"), left(tmp_path / "two")
     assert alone["step"].tolist() == shared["step"].tolist()
     # The means of two halves weigh the samples of an odd batch a little differently.
     assert np.allclose(alone["train/loss"], shared["train/loss"], rtol=2e-3)
     assert np.allclose(alone["val/loss"], shared["val/loss"], rtol=2e-3)
-    assert one["users"] == two["users"] == 151
+    assert one["users"] == two["users"] == 75
     assert abs(one["metrics"]["recall@20"] - two["metrics"]["recall@20"]) < 0.05
     return two, shared
 
@@ -66,18 +96,15 @@ def check_curve(strategy: str, tmp_path: Path, *more: str) -> tuple[dict[str, An
 def check_curve_and_sigterm(strategy: str, tmp_path: Path) -> None:
     """The loss curve is that of one process, and SIGTERM in the middle changes nothing."""
     two, shared = check_curve(strategy, tmp_path)
-    processes = two_processes(strategy)
-    (tmp_path / "ended").mkdir()
-    (tmp_path / "ended/artifacts").symlink_to(tmp_path / "two/artifacts")
-    often = "train.checkpoint_minutes=0.001"
-    command = command_of("tiger_tiny", tmp_path / "ended", *processes, often)
-    running = subprocess.Popen(command, cwd=ROOT, env=TRACED, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    while running.poll() is None and not list(tmp_path.glob("ended/runs/*/*/checkpoints/last.ckpt")):
+    often = [*two_processes(strategy), "train.checkpoint_minutes=0.001"]
+    ended = beside(tmp_path / "ended", tmp_path / "two")
+    running = started(ended, *often)
+    while running.running and not list(ended.glob("runs/*/*/checkpoints/last.ckpt")):
         time.sleep(0.02)
-    os.killpg(running.pid, signal.SIGTERM)
-    _, errors = running.communicate(timeout=120)
-    assert running.returncode == 143, told(errors)
-    assert not list(tmp_path.glob("ended/runs/*/*/train.manifest.json")), "the training was over before the signal"
-    again, resumed = finished("tiger_tiny", tmp_path / "ended", *processes, often)
+    running.send(signal.SIGTERM)
+    assert running.wait(120) == [143, 143], told(running.said())
+    assert not list(ended.glob("runs/*/*/train.manifest.json")), "the training was over before the signal"
+    finished(ended, *often)
+    again, resumed = left(ended)
     assert json.dumps(again["metrics"]) == json.dumps(two["metrics"])
     assert resumed["train/loss"].tolist() == shared["train/loss"].tolist()

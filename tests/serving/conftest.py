@@ -6,6 +6,7 @@ import pytest
 
 from experiments import export
 from experiments.run import run
+from tests.blank import blank_reports
 from tests.serving.trained import MODELS, SHORT, SMALL
 
 
@@ -18,7 +19,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         learns = [] if name == "itemknn_tiny" else SHORT
         tokens = ["model.num_user_tokens=7"] if name == "tiger_tiny" else []
         long = ["data.num_users=40"] if name == "glass_tiny" else []
-        done = run([name, *SMALL, *learns, *tokens, *long, f"output_dir={output}"])
+        with blank_reports():
+            done = run([name, *SMALL, *learns, *tokens, *long, f"output_dir={output}"])
         found[name] = done.train.folder
     return found
 

@@ -19,19 +19,15 @@ from starlette.testclient import TestClient
 
 from experiments import serve
 from experiments.deploy import recommender
-from experiments.run import run
 from serving import service
 from serving.recommender import Answer, Question, Recommender
 from serving.service import create_app
 from sid.errors import UserError
 
-SMALL = ["data.num_users=80", "train.precision=32-true", "sequences.steps_per_epoch=3", "train.max_epochs=1"]
-
 
 @pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
-    done = run(["causal_tiny", *SMALL, "train.validate_every=1", f"output_dir={tmp_path_factory.mktemp('service')}"])
-    return recommender(done.train.folder)
+def ready(runs: dict[str, Path]) -> Recommender:
+    return recommender(runs["causal_tiny"])
 
 
 @pytest.fixture
