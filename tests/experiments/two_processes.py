@@ -7,11 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
 
+from experiments import pipeline
 from experiments.page import read_columns
 from experiments.run import main
 from tests.forked import Started
@@ -42,13 +46,27 @@ def commanded(output: Path, *more: str) -> None:
     assert done.returncode == 0, told(done.stderr)
 
 
-def started(output: Path, *more: str) -> Started:
+def started(work: Callable[..., Any], output: Path, *arguments: Any) -> Started:
     """Two processes as torchrun starts them."""
-    return Started(main, arguments_of(output, *more), errors=output.with_name(f"{output.name}.err"), ranks=2)
+    return Started(work, *arguments, errors=output.with_name(f"{output.name}.err"), ranks=2)
+
+
+class SignalInTheLastValidation(lightning.Callback):
+    """To the second process alone."""
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        if trainer.current_epoch + 1 == trainer.max_epochs and trainer.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def watched(arguments: list[str], watcher: lightning.Callback) -> int:
+    """The command in a process of its own, whose training is watched."""
+    pipeline.Pipeline = partial(pipeline.Pipeline, watchers=[watcher])  # type: ignore[assignment, misc]
+    return main(arguments)
 
 
 def finished(output: Path, *more: str) -> None:
-    two = started(output, *more)
+    two = started(main, output, arguments_of(output, *more))
     assert two.wait() == [0, 0], told(two.said())
 
 
@@ -98,13 +116,27 @@ def check_curve_and_sigterm(strategy: str, tmp_path: Path) -> None:
     two, shared = check_curve(strategy, tmp_path)
     often = [*two_processes(strategy), "train.checkpoint_minutes=0.001"]
     ended = beside(tmp_path / "ended", tmp_path / "two")
-    running = started(ended, *often)
+    running = started(main, ended, arguments_of(ended, *often))
     while running.running and not list(ended.glob("runs/*/*/checkpoints/last.ckpt")):
         time.sleep(0.02)
     running.send(signal.SIGTERM)
     assert running.wait(120) == [143, 143], told(running.said())
     assert not list(ended.glob("runs/*/*/train.manifest.json")), "the training was over before the signal"
-    finished(ended, *often)
+    check_the_rest(ended, often, two, shared)
+
+
+def check_sigterm_in_the_last_validation(strategy: str, two_at: Path, tmp_path: Path) -> None:
+    """All processes end before the test, and what was learnt is kept."""
+    ended, processes = beside(tmp_path / "late", two_at), two_processes(strategy)
+    running = started(watched, ended, arguments_of(ended, *processes), SignalInTheLastValidation())
+    assert running.wait(120) == [143, 143], told(running.said())
+    assert not list(ended.glob("runs/*/*/test.json"))
+    check_the_rest(ended, processes, *left(two_at))
+
+
+def check_the_rest(ended: Path, more: list[str], two: dict[str, Any], shared: dict[str, np.ndarray]) -> None:
+    """The same command comes to the figures of an unbroken run."""
+    finished(ended, *more)
     again, resumed = left(ended)
     assert json.dumps(again["metrics"]) == json.dumps(two["metrics"])
     assert resumed["train/loss"].tolist() == shared["train/loss"].tolist()
