@@ -3,6 +3,7 @@
 Legend: B rows, T items of a history, S tokens, L levels, N items.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,9 @@ def save_scorer(bundle: Bundle, folder: Path) -> None:
 
     shapes = tuple(dict.fromkeys(range(one.ndim), torch.export.Dim.AUTO) for one in asked(*EXAMPLE))
     folder.mkdir(parents=True, exist_ok=True)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # GRU4Rec keeps its weights together for cuDNN, which export undoes: they are in the program by their own names.
+        warnings.filterwarnings("ignore", message="The tensor attributes .*_flat_weights")
         program = torch.export.export(scorer(bundle).eval(), asked(*EXAMPLE), dynamic_shapes=shapes)
         for shape in ((1, 2), (2, bundle.card.max_items)):
             try:
