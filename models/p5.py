@@ -46,7 +46,7 @@ class P5(Tiger):
         """The whole text's tokens (B, S'), PAD where a row is shorter, and which word each belongs to (B, S')."""
         lead, levels = min(self.tokens.num_user_tokens, 1), self.tokens.num_levels
         words = torch.arange(self.tokens.size, self.tokens.size + len(BEFORE) + len(AFTER), device=tokens_BS.device)
-        before_B, after_B = (part.expand(len(tokens_BS), -1) for part in words.split([len(BEFORE), len(AFTER)]))
+        before_B, after_B = (part.expand(tokens_BS.shape[0], -1) for part in words.split([len(BEFORE), len(AFTER)]))
         user_BS, items_BS = tokens_BS[:, :lead], tokens_BS[:, lead:]
         item_S = 2 + torch.arange(items_BS.shape[1], device=tokens_BS.device) // levels
         text_BS = torch.cat([before_B[:, :1], user_BS, before_B[:, 1:], after_B, items_BS], dim=1)

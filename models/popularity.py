@@ -16,4 +16,4 @@ class Popularity(nn.Module):
 
     def scores(self, history_BT: Tensor, user_B: Tensor) -> Tensor:
         """(B, N) minus the rank; of equally frequent items the one with the lower number comes first."""
-        return self.score_N.expand(len(history_BT), -1)
+        return self.score_N.expand(history_BT.shape[0], -1)

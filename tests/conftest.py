@@ -20,6 +20,7 @@ hypothesis.settings.register_profile("steady", deadline=None)
 hypothesis.settings.load_profile("steady")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """A process takes a whole file, so that what its tests share is made once, and all of serving's files."""
     from xdist.scheduler import LoadFileScheduling

@@ -22,26 +22,27 @@ CONTEXT.set_forkserver_preload(
 
 
 def _begin(work: Callable[..., Any], arguments: Sequence[Any], surroundings: dict[str, str], errors: Path) -> None:
-    """Does the work with standard error in a file, and standard output nowhere."""
+    """Does the work in such an environment, with standard error in a file and standard output nowhere."""
     from experiments.run import leave
 
+    os.environ.clear()
     os.environ.update(surroundings)
     for stream, path in ((1, os.devnull), (2, str(errors))):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     faulthandler.enable(2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     leave(work(*arguments) or 0)
 
 
 class Started:
-    """Processes that do the same work."""
+    """Processes that do the same work; killed with the test's own, should they still run."""
 
     def __init__(self, work: Callable[..., Any], *arguments: Any, errors: Path, ranks: int = 1) -> None:
         self.errors = [errors.with_name(f"{errors.name}{rank}") for rank in range(ranks)]
         told = [{}] if ranks == 1 else torchrun(ranks)
         self.processes: list[ForkServerProcess] = [
-            CONTEXT.Process(target=_begin, args=(work, arguments, surroundings, path))
-            for surroundings, path in zip(told, self.errors, strict=True)
+            CONTEXT.Process(target=_begin, args=(work, arguments, dict(os.environ) | told_by, path), daemon=True)
+            for told_by, path in zip(told, self.errors, strict=True)
         ]
         for process in self.processes:
             process.start()
@@ -55,15 +56,17 @@ class Started:
             if process.is_alive() and process.pid:
                 os.kill(process.pid, number)
 
-    def wait(self, seconds: float = 280) -> list[int | None]:
+    def wait(self, seconds: float = 120) -> list[int | None]:
         """Their statuses; one that takes longer is killed. Where one fails the others, which may wait for it, are
         killed after a while, as torchrun does."""
         end = time.monotonic() + seconds
-        while self.running and time.monotonic() < end:
-            if any(process.exitcode for process in self.processes):
-                end = min(end, time.monotonic() + 20)
-            time.sleep(0.02)
-        self.send(signal.SIGKILL)
+        try:
+            while self.running and time.monotonic() < end:
+                if any(process.exitcode for process in self.processes):
+                    end = min(end, time.monotonic() + 40)
+                time.sleep(0.02)
+        finally:
+            self.send(signal.SIGKILL)
         for process in self.processes:
             process.join()
         return [process.exitcode for process in self.processes]

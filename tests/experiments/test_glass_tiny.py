@@ -1,4 +1,5 @@
-"""GLASS finds an interest that shows only long ago, and TIGER, which cannot see it, stays at chance."""
+"""GLASS finds an interest that shows only long ago, and TIGER, which cannot see it, stays at chance: with the sizes of
+`glass_tiny`, learnt faster."""
 
 import json
 from pathlib import Path

@@ -39,11 +39,27 @@ def arguments_of(output: Path, *more: str) -> list[str]:
     return ["tiger_tiny", *SMALL, *more, f"output_dir={output}"]
 
 
+def command_of(output: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "experiments.run", *arguments_of(output, *more)]
+
+
 def commanded(output: Path, *more: str) -> None:
     """One command, which starts the second process."""
-    command = [sys.executable, "-m", "experiments.run", *arguments_of(output, *more)]
-    done = subprocess.run(command, cwd=ROOT, env=TRACED, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command_of(output, *more), cwd=ROOT, env=TRACED, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, told(done.stderr)
+
+
+def interrupt_command(command: list[str], ready: Callable[[], bool]) -> None:
+    """SIGTERM to both processes of one command, as a scheduler sends it."""
+    running = subprocess.Popen(command, cwd=ROOT, env=TRACED, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    try:
+        while running.poll() is None and not ready():
+            time.sleep(0.02)
+        os.killpg(running.pid, signal.SIGTERM)
+        _, errors = running.communicate(timeout=120)
+    finally:
+        running.kill()
+    assert running.returncode == 143, told(errors)
 
 
 def started(work: Callable[..., Any], output: Path, *arguments: Any) -> Started:
@@ -116,11 +132,15 @@ def check_curve_and_sigterm(strategy: str, tmp_path: Path) -> None:
     two, shared = check_curve(strategy, tmp_path)
     often = [*two_processes(strategy), "train.checkpoint_minutes=0.001"]
     ended = beside(tmp_path / "ended", tmp_path / "two")
-    running = started(main, ended, arguments_of(ended, *often))
-    while running.running and not list(ended.glob("runs/*/*/checkpoints/last.ckpt")):
-        time.sleep(0.02)
-    running.send(signal.SIGTERM)
-    assert running.wait(120) == [143, 143], told(running.said())
+    last = "runs/*/*/checkpoints/last.ckpt"
+    if strategy == "ddp":
+        interrupt_command(command_of(ended, *often), lambda: bool(list(ended.glob(last))))
+    else:
+        running = started(main, ended, arguments_of(ended, *often))
+        while running.running and not list(ended.glob(last)):
+            time.sleep(0.02)
+        running.send(signal.SIGTERM)
+        assert running.wait() == [143, 143], told(running.said())
     assert not list(ended.glob("runs/*/*/train.manifest.json")), "the training was over before the signal"
     check_the_rest(ended, often, two, shared)
 
@@ -129,7 +149,7 @@ def check_sigterm_in_the_last_validation(strategy: str, two_at: Path, tmp_path: 
     """All processes end before the test, and what was learnt is kept."""
     ended, processes = beside(tmp_path / "late", two_at), two_processes(strategy)
     running = started(watched, ended, arguments_of(ended, *processes), SignalInTheLastValidation())
-    assert running.wait(120) == [143, 143], told(running.said())
+    assert running.wait() == [143, 143], told(running.said())
     assert not list(ended.glob("runs/*/*/test.json"))
     check_the_rest(ended, processes, *left(two_at))
 
