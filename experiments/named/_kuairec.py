@@ -59,7 +59,7 @@ def kuairec_small(name: str, model: ModelConfig) -> RunConfig:
 
 def kuairec_windows(name: str, recipe: Callable[..., RunConfig], max_epochs: int) -> RunConfig:
     """The same protocol with a recipe of `_causal`: its model, batches and rate; fewer epochs and vectors that know who
-    watched what, which validation chose for Sidlight and the item form has untried."""
+    watched what, which validation chose for Sidlight; the item form has been run with these alone."""
     learnt = recipe(name, KuaiRecConfig(), PUBLISHED)
     base = kuairec(name, learnt.model)
     return replace(

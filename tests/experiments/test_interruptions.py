@@ -20,10 +20,11 @@ from experiments.page import read_columns
 from experiments.pipeline import Pipeline
 from experiments.trainers import best_checkpoint
 from sid.errors import Terminated, UserError
+from tests.experiments.small import FEW_BEAMS, beside
 
 pytestmark = pytest.mark.usefixtures("blank_reports")
 SMALL = ["data.num_users=90", "train.max_epochs=3", "train.validate_every=1", "sequences.steps_per_epoch=6"]
-SMALL += ["evaluation.num_beams=20", "evaluation.entropy_at=[10,20]", "evaluation.free_beams=20"]
+SMALL += FEW_BEAMS
 CLOCKS = {"seconds", "cpu_seconds"}
 
 
@@ -73,12 +74,6 @@ def same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
 def unbroken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Any]:
     output = tmp_path_factory.mktemp("unbroken")
     return request.param, output, finish(pipeline(request.param, output))
-
-
-def beside(output: Path, tmp_path: Path) -> Path:
-    """An output folder with the finished stages before the training."""
-    (tmp_path / "artifacts").symlink_to(output / "artifacts")
-    return tmp_path
 
 
 @pytest.mark.parametrize("at", [(0, 2), (2, 1)])

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from experiments.run import main, run
+from tests.experiments.small import FEW_BEAMS
 from tests.forked import Started
 
 pytestmark = pytest.mark.usefixtures("blank_reports")
@@ -33,9 +34,7 @@ SMALL = [
     "model.width=32",
     "train.max_epochs=5",
     "sequences.batch_size=32",
-    "evaluation.num_beams=20",
-    "evaluation.entropy_at=[10,20]",
-    "evaluation.free_beams=20",
+    *FEW_BEAMS,
 ]
 
 

@@ -271,4 +271,4 @@ def test_a_study_ends_where_another_run_has_the_stage_that_its_further_processes
 def test_help_lists_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert "make study NAME=" in (said := capsys.readouterr().out)
-    assert "tokenizers Ways to make a semantic ID, on causal_beauty, causal_sports" in " ".join(said.split())
+    assert "tokenizers           Ways to make a semantic ID, on causal_beauty, causal_sports" in said

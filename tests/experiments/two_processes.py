@@ -18,6 +18,7 @@ import numpy as np
 from experiments import pipeline
 from experiments.page import read_columns
 from experiments.run import main
+from tests.experiments.small import FEW_BEAMS, beside
 from tests.forked import Started
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,9 +30,7 @@ SMALL = [
     "train.validate_every=1",
     "train.accelerator=cpu",
     "model.dropout=0",
-    "evaluation.num_beams=20",
-    "evaluation.entropy_at=[10,20]",
-    "evaluation.free_beams=20",
+    *FEW_BEAMS,
 ]
 
 
@@ -103,20 +102,13 @@ def two_processes(strategy: str) -> list[str]:
     return ["sequences.batch_size=32", "train.devices=2", f"train.strategy={strategy}"]
 
 
-def beside(folder: Path, other: Path) -> Path:
-    """A new output folder with the finished stages of another before the training."""
-    folder.mkdir()
-    (folder / "artifacts").symlink_to(other / "artifacts")
-    return folder
-
-
 def check_curve(strategy: str, tmp_path: Path, *more: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The loss curve is that of one process; test result and metrics of two."""
     assert main(arguments_of(tmp_path / "one", "sequences.batch_size=64", *more)) == 0
     if strategy == "ddp":  # builds its stages, too
         commanded(tmp_path / "two", *two_processes(strategy), *more)
     else:
-        finished(beside(tmp_path / "two", tmp_path / "one"), *two_processes(strategy), *more)
+        finished(beside(tmp_path / "one", tmp_path / "two"), *two_processes(strategy), *more)
     (one, alone), (two, shared) = left(tmp_path / "one"), left(tmp_path / "two")
     assert alone["step"].tolist() == shared["step"].tolist()
     # The means of two halves weigh the samples of an odd batch a little differently.
@@ -131,7 +123,7 @@ def check_curve_and_sigterm(strategy: str, tmp_path: Path) -> None:
     """The loss curve is that of one process, and SIGTERM in the middle changes nothing."""
     two, shared = check_curve(strategy, tmp_path)
     often = [*two_processes(strategy), "train.checkpoint_minutes=0.001"]
-    ended = beside(tmp_path / "ended", tmp_path / "two")
+    ended = beside(tmp_path / "two", tmp_path / "ended")
     last = "runs/*/*/checkpoints/last.ckpt"
     if strategy == "ddp":
         interrupt_command(command_of(ended, *often), lambda: bool(list(ended.glob(last))))
@@ -147,7 +139,7 @@ def check_curve_and_sigterm(strategy: str, tmp_path: Path) -> None:
 
 def check_sigterm_in_the_last_validation(strategy: str, two_at: Path, tmp_path: Path) -> None:
     """All processes end before the test, and what was learnt is kept."""
-    ended, processes = beside(tmp_path / "late", two_at), two_processes(strategy)
+    ended, processes = beside(two_at, tmp_path / "late"), two_processes(strategy)
     running = started(watched, ended, arguments_of(ended, *processes), SignalInTheLastValidation())
     assert running.wait() == [143, 143], told(running.said())
     assert not list(ended.glob("runs/*/*/test.json"))

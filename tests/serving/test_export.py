@@ -3,11 +3,9 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import T5ForConditionalGeneration
 
@@ -22,8 +20,9 @@ from models.hugging_face import t5_config
 from models.tiger import Tiger
 from serving.bundle import Bundle
 from serving.recommender import Question, Recommender
-from serving.scorer import SCORER, inputs, scorer
+from serving.scorer import SCORER, scorer
 from sid.errors import UserError
+from tests.serving.programs import check_program
 from tests.serving.trained import MODELS, SHORT, SMALL, asked
 
 
@@ -44,18 +43,8 @@ def test_a_tiger_that_copies_exports_with_its_program_and_without_a_t5(runs: dic
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "glass_tiny"])
 def test_the_exported_program_scores_as_the_model(name: str, bundles: dict[str, Path]) -> None:
-    program = torch.export.load(bundles[name] / SCORER).module()
     bundle = Bundle.load(bundles[name])
-    module, least = scorer(bundle), 1 if bundle.table is None else 2
-    for rows, length in ((1, 1), (1, 2), (4, 9), (2, 20)):
-        history_BT = torch.randint(bundle.items.num_rows, (rows, length))
-        padded_BT, user_B = F.pad(history_BT, (0, max(0, least - length)), value=-1), torch.zeros(rows).long()
-        with torch.no_grad():
-            found = program(*inputs(bundle, padded_BT, user_B))
-            assert torch.allclose(found, module(*inputs(bundle, history_BT, user_B)), atol=1e-4)
-            if bundle.table is None:
-                model: Any = bundle.model
-                assert torch.allclose(found, model.scores(history_BT, user_B), atol=1e-4)
+    check_program(bundles[name], bundle, bundle.items.num_rows, [(1, 1), (1, 2), (4, 9), (2, 20)])
 
 
 def test_scores_of_the_program_are_those_of_the_beams(bundles: dict[str, Path]) -> None:
