@@ -7,7 +7,8 @@ Without both it is TIGER, parameter for parameter. It may copy codes from both h
 paper's does not.
 Legend: B users, S source tokens, T items of the long history, L levels, X decoder positions (L in training, K beams in
 decoding), K beams, R items found for a first code, Y those who read what one first code has found (B users in training,
-B K beams in decoding), M items, C codes of all levels, W vocabulary, D width, A first codes.
+B K beams in decoding), M items, C codes of all levels, W vocabulary, D width, A first codes; P and Z as in
+`models.long_history`.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +21,16 @@ from torch import Tensor, nn
 from models.attention import Attention, Shape, Source
 from models.copying import Copying
 from models.inside import Inside
-from models.long_history import Buckets, buckets, nearest_codes, prototypes, retrieve, tier_edges, tier_shares
-from models.long_history import tier_table as make_tier_table
+from models.long_history import (
+    Buckets,
+    buckets,
+    nearest_codes,
+    prototypes,
+    retrieve,
+    tier_counters,
+    tier_edges,
+    tier_shares,
+)
 from models.tiger import Tiger, TigerState
 from models.transformer import Decoder, DecoderLayer
 from sid.tokens import PAD, TokenSpace
@@ -95,7 +104,7 @@ class Glass(Tiger):
     """
 
     codes_NL: Tensor
-    tier_NA: Tensor
+    counters_PNZ: Tensor
     near_AX: Tensor
 
     def __init__(
@@ -122,7 +131,7 @@ class Glass(Tiger):
         if tiers or most:
             prototypes_AD, mean_D = prototypes(codes_NL[:, 0], vectors_ND, num_codes)
         if tiers:
-            self.tier_NA = make_tier_table(vectors_ND, prototypes_AD, mean_D, tier_edges(tiers))
+            self.counters_PNZ = tier_counters(vectors_ND, prototypes_AD, mean_D, tier_edges(tiers))
             middle, inner = nn.Linear(num_codes * tiers, shape.width), nn.Linear(shape.width, shape.width)
             layers = [middle, nn.ReLU(), nn.Dropout(shape.dropout), inner]
             if tier_norm:
@@ -141,7 +150,7 @@ class Glass(Tiger):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Glass":
         """Moves the catalogue's tables with the model. They are no buffers: those are broadcast."""
-        for name in ("codes_NL", "tier_NA", "near_AX"):
+        for name in ("codes_NL", "counters_PNZ", "near_AX"):
             if hasattr(self, name):
                 setattr(self, name, fn(getattr(self, name)))
         return super()._apply(fn, recurse)
@@ -151,7 +160,7 @@ class Glass(Tiger):
         x_BSD, padding_BS = super().embed(tokens_BS)
         if not self.tiers:
             return x_BSD, padding_BS
-        shares_BAN = tier_shares(long_BT, self.tier_NA, self.tiers)
+        shares_BAN = tier_shares(long_BT, self.counters_PNZ, self.tiers, self.tokens.codebook_sizes[0])
         with torch.autocast(x_BSD.device.type, enabled=False):  # a few products; its norm has no mixed precision
             token_B1D = self.tier_token(shares_BAN.flatten(1).to(self.embedding.dtype))[:, None].to(x_BSD.dtype)
         return torch.cat([token_B1D, x_BSD], dim=1), F.pad(padding_BS, (1, 0))

@@ -2,8 +2,8 @@
 
 Nothing is kept per user: similarities depend on (item, first code) alone, so they are one table of tiers, and a long
 history is sorted by first code once a batch, after which any code's items are a slice.
-Legend: B users, T items of the long history, N items, D vector width, A codes of the first level, K codes asked for a
-user, R items found for each, Z eights of codes.
+Legend: B users, T items of the long history, N items, X some items, D vector width, A codes of the first level, V
+tiers, P fours of tiers, Z eights of codes, G threes of items, K codes asked for a user, R items found for each.
 """
 
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK_ITEMS = 1 << 16
+THREES = int.from_bytes(bytes([3] * 8))
 PUBLISHED_EDGES = (-0.1, 0.0, 0.1)
 
 
@@ -40,13 +41,36 @@ def tier_edges(num_tiers: int) -> Tensor:
     return torch.linspace(-1, 1, num_tiers + 1)[1:-1]
 
 
-def tier_table(vectors_ND: np.ndarray, prototypes_AD: Tensor, mean_D: Tensor, edges: Tensor) -> Tensor:
-    """(N, A) uint8: the tier of the cosine between every item and every first code's prototype."""
-    tier_NA = torch.empty(len(vectors_ND), len(prototypes_AD), dtype=torch.uint8)
+def tiers(vectors_XD: Tensor, prototypes_AD: Tensor, mean_D: Tensor, edges: Tensor) -> Tensor:
+    """(X, A) int64: the tier of the cosine between items and every first code's prototype."""
+    cosine_XA = F.normalize(vectors_XD - mean_D, dim=1) @ prototypes_AD.T
+    return torch.bucketize(cosine_XA, edges, right=True)
+
+
+def counters(tier_XA: Tensor, num_tiers: int) -> Tensor:
+    """(P, X, Z) int64: what items with such tiers add to their counts.
+
+    A byte for every first code, of which eight are a number, holds counters of four tiers, two bits each. The last tier
+    has none: it is the rest.
+    """
+    adds_PV = torch.zeros((num_tiers + 2) // 4, num_tiers, dtype=torch.uint8)
+    for tier in range(num_tiers - 1):
+        adds_PV[tier // 4, tier] = 1 << 2 * (tier % 4)
+    tier_XA = F.pad(tier_XA, (0, -tier_XA.shape[1] % 8), value=num_tiers - 1)
+    shape = len(adds_PV), len(tier_XA), tier_XA.shape[1] // 8
+    return adds_PV[:, tier_XA].flatten().view(torch.int64).view(shape)
+
+
+def tier_counters(vectors_ND: np.ndarray, prototypes_AD: Tensor, mean_D: Tensor, edges: Tensor) -> Tensor:
+    """(P, N + 1, Z) int64, the `counters` of all items, and of none, which adds nothing, behind them. Vectors are read
+    in pieces."""
+    num_tiers = len(edges) + 1
+    nothing_PXZ = counters(torch.full((1, len(prototypes_AD)), num_tiers - 1), num_tiers)
+    found_PNZ = nothing_PXZ.repeat(1, len(vectors_ND) + 1, 1)
     for start, rows_XD in _pieces(vectors_ND):
-        cosine_XA = F.normalize(rows_XD - mean_D, dim=1) @ prototypes_AD.T
-        tier_NA[start : start + len(rows_XD)] = torch.bucketize(cosine_XA, edges, right=True)
-    return tier_NA
+        tier_XA = tiers(rows_XD, prototypes_AD, mean_D, edges)
+        found_PNZ[:, start : start + len(rows_XD)] = counters(tier_XA, num_tiers)
+    return found_PNZ
 
 
 def _pieces(vectors_ND: np.ndarray) -> Iterator[tuple[int, Tensor]]:
@@ -61,28 +85,29 @@ def nearest_codes(prototypes_AD: Tensor, count: int) -> Tensor:
     return cosine_AA.fill_diagonal_(-torch.inf).topk(count).indices
 
 
-def tier_shares(long_BT: Tensor, tier_NA: Tensor, num_tiers: int) -> Tensor:
+def tier_shares(long_BT: Tensor, counters_PNZ: Tensor, num_tiers: int, num_codes: int) -> Tensor:
     """(B, A, tiers): how the long history's items are spread over the tiers of every first code.
 
     Sums to one for a code, whatever the order of the items; zeros where there are no items.
 
     Args:
         long_BT: items; -1 for padding.
+        counters_PNZ: `tier_counters`.
+        num_tiers: tiers.
+        num_codes: first codes (A).
     """
-    num_codes = tier_NA.shape[1]
-    # Eight codes at a time: a byte counts up to 255 without touching its neighbours.
-    lanes_NA = tier_NA if num_codes % 8 == 0 else F.pad(tier_NA, (0, -num_codes % 8))
-    eight_NZ = lanes_NA.flatten().view(torch.int64).unflatten(0, (len(lanes_NA), -1))
-    nowhere = int.from_bytes(bytes([num_tiers] * 8), "little", signed=True)
-    count_BXA = torch.zeros(len(long_BT), num_tiers, 8 * eight_NZ.shape[1], dtype=torch.int32, device=long_BT.device)
-    for item_BT in long_BT.split(255, dim=1):
-        eight_BTZ = eight_NZ.index_select(0, item_BT.clamp_min(0).flatten()).unflatten(0, item_BT.shape)
-        tier_BTA = eight_BTZ.masked_fill_((item_BT < 0)[..., None], nowhere).view(torch.uint8)
-        for tier in range(num_tiers - 1):
-            count_BXA[:, tier] += (tier_BTA == tier).view(torch.int64).sum(1).view(torch.uint8)
+    num_users, (rows, eights) = len(long_BT), counters_PNZ.shape[1:]
+    count_BVA = torch.zeros(num_users, num_tiers, 8 * eights, dtype=torch.int32, device=long_BT.device)
+    # A counter of two bits counts three items, and a byte 85 times as many, without touching its neighbours.
+    for item_BT in F.pad(long_BT, (0, -long_BT.shape[1] % 3), value=-1).split(255, dim=1):
+        row_M = item_BT.remainder(rows).flatten()
+        for plane, adds_NZ in enumerate(counters_PNZ):
+            three_BGZ = adds_NZ.index_select(0, row_M).view(num_users, item_BT.shape[1] // 3, 3, eights).sum(2)
+            for place, tier in enumerate(range(4 * plane, min(4 * plane + 4, num_tiers - 1))):
+                count_BVA[:, tier] += (three_BGZ >> 2 * place & THREES).sum(1).view(torch.uint8)
     length_B1 = (long_BT >= 0).sum(1, keepdim=True)
-    count_BXA[:, -1] = length_B1 - count_BXA.sum(1)
-    return (count_BXA[..., :num_codes] / length_B1.clamp_min(1)[..., None]).transpose(1, 2)
+    count_BVA[:, -1] = length_B1 - count_BVA.sum(1)
+    return (count_BVA[..., :num_codes] / length_B1.clamp_min(1)[..., None]).transpose(1, 2)
 
 
 class Buckets(NamedTuple):

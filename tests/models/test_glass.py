@@ -24,6 +24,7 @@ from tests.models.tiny_glass import (
     content_of,
     every_gate,
     same,
+    tiers_of,
     tiny,
     users,
 )
@@ -132,7 +133,7 @@ def test_tiers_are_those_of_the_cosines_to_the_mean_vectors_of_the_first_codes(n
     codes_NL, vectors_ND, _ = catalogue()
     edges = [-0.1, 0, 0.1] if num_tiers == 4 else [2 * tier / num_tiers - 1 for tier in range(1, num_tiers)]
     centred_ND = vectors_ND - vectors_ND.mean(0)
-    tier_NA = tiny(num_tiers=num_tiers).tier_NA
+    tier_NA = tiers_of(tiny(num_tiers=num_tiers))
     for code in range(SIZES[0] - 1):
         mean_D = centred_ND[codes_NL[:, 0] == code].mean(0)
         cosine_N = centred_ND @ mean_D / np.linalg.norm(mean_D) / np.linalg.norm(centred_ND, axis=1)
@@ -194,14 +195,15 @@ def test_it_does_not_export_as_the_tiger_that_it_is_not() -> None:
 def test_the_tables_follow_the_model_and_are_neither_averaged_nor_broadcast_nor_cast() -> None:
     model = tiny()
     assert not list(model.buffers())
-    codes_NL, tier_NA = model.codes_NL.clone(), model.tier_NA.clone()
+    codes_NL, counters_PNZ = model.codes_NL.clone(), model.counters_PNZ.clone()
     averaged = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
     for _ in range(3):
         averaged.update_parameters(model)
-    assert torch.equal(averaged.module.codes_NL, codes_NL) and torch.equal(averaged.module.tier_NA, tier_NA)
-    assert model.float().codes_NL.dtype == torch.long and model.tier_NA.dtype == torch.uint8
+    assert torch.equal(averaged.module.codes_NL, codes_NL)
+    assert torch.equal(averaged.module.counters_PNZ, counters_PNZ)
+    assert model.float().codes_NL.dtype == model.counters_PNZ.dtype == torch.long
     moved = model.to("meta")
-    assert all(table.is_meta for table in (moved.codes_NL, moved.tier_NA, moved.near_AX))
+    assert all(table.is_meta for table in (moved.codes_NL, moved.counters_PNZ, moved.near_AX))
 
 
 def test_a_normalised_tier_token_has_unit_size_whatever_the_history() -> None:

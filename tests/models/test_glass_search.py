@@ -26,6 +26,7 @@ from tests.models.tiny_glass import (
     catalogue,
     content_of,
     every_gate,
+    tiers_of,
     tiny,
     users,
 )
@@ -66,9 +67,10 @@ def slow(model: Glass, user: Users, codes_L: Tensor, neighbours: int = 2, few: i
     items = items[:MOST]
     x_1SD = model.embedding[user.tokens_BS]
     if model.tiers:
-        counts_AX = torch.zeros(model.tier_NA.shape[1], model.tiers, dtype=torch.double)
+        tier_NA = tiers_of(model)
+        counts_AX = torch.zeros(tier_NA.shape[1], model.tiers, dtype=torch.double)
         for item in long:
-            for first, tier in enumerate(model.tier_NA[item].tolist()):
+            for first, tier in enumerate(tier_NA[item].tolist()):
                 counts_AX[first, tier] += 1 / len(long)
         middle, inner = model.tier_token[0], model.tier_token[-1]
         x_1SD = torch.cat([inner(middle(counts_AX.flatten()).relu())[None, None], x_1SD], dim=1)

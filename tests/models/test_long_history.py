@@ -1,5 +1,5 @@
 """Legend: B users, T items of the long history, N items, D vector width, A codes of the first level, K codes asked for
-a user, R items found for each, X similar codes."""
+a user, R items found for each, X similar codes, P and Z as in `models.long_history`."""
 
 from pathlib import Path
 from random import Random
@@ -15,12 +15,14 @@ from models import long_history
 from models.long_history import (
     Buckets,
     buckets,
+    counters,
     nearest_codes,
     prototypes,
     retrieve,
+    tier_counters,
     tier_edges,
     tier_shares,
-    tier_table,
+    tiers,
 )
 
 CLOSE = 1e-5
@@ -73,11 +75,11 @@ def test_the_published_edges_for_four_tiers_and_even_ones_otherwise() -> None:
 
 @settings(max_examples=60)
 @given(catalogues, st.integers(1, 20))
-def test_the_tier_table_equals_a_loop_over_items_and_codes(items: Catalogue, num_tiers: int) -> None:
+def test_tiers_equal_a_loop_over_items_and_codes(items: Catalogue, num_tiers: int) -> None:
     prototypes_AD, mean_D = prototypes(items.first_N, items.vectors_ND, items.num_codes)
     edges = tier_edges(num_tiers)
-    tier_NA = tier_table(items.vectors_ND, prototypes_AD, mean_D, edges)
-    assert tier_NA.dtype == torch.uint8 and tier_NA.shape == (len(items.vectors_ND), items.num_codes)
+    tier_NA = tiers(torch.from_numpy(items.vectors_ND), prototypes_AD, mean_D, edges)
+    assert tier_NA.shape == (len(items.vectors_ND), items.num_codes)
     for item, vector_D in enumerate(items.vectors_ND.astype(np.float64)):
         centred_D = vector_D - mean_D.numpy().astype(np.float64)
         if np.linalg.norm(centred_D) < 1e-3:
@@ -93,7 +95,7 @@ def test_a_cosine_on_an_edge_belongs_to_the_tier_above_and_one_and_minus_one_to_
     vectors_ND = np.array([[3, 0], [-3, 0], [0, 2], [0, 0]], dtype=np.float32)
     prototypes_AD = torch.tensor([[1.0, 0], [0, 0]])  # nobody has the second code
     # Cosines with the first: 1, -1, 0, and 0 for the item that lies on the mean.
-    assert tier_table(vectors_ND, prototypes_AD, torch.zeros(2), tier_edges(4)).tolist() == [
+    assert tiers(torch.from_numpy(vectors_ND), prototypes_AD, torch.zeros(2), tier_edges(4)).tolist() == [
         [3, 2],
         [0, 2],
         [2, 2],
@@ -107,13 +109,15 @@ def test_vectors_read_in_pieces_from_a_file_give_the_same(
 ) -> None:
     items = Catalogue(0, 20, 5, 6)
     whole_AD, mean_D = prototypes(items.first_N, items.vectors_ND, 6)
-    whole_NA = tier_table(items.vectors_ND, whole_AD, mean_D, tier_edges(4))
+    whole_PNZ = tier_counters(items.vectors_ND, whole_AD, mean_D, tier_edges(4))
+    tier_NA = tiers(torch.from_numpy(items.vectors_ND), whole_AD, mean_D, tier_edges(4))
+    assert torch.equal(whole_PNZ[:, :-1], counters(tier_NA, 4)) and not whole_PNZ[:, -1].any()
     np.save(tmp_path / "vectors.npy", items.vectors_ND)
     mapped_ND = np.load(tmp_path / "vectors.npy", mmap_mode="r")
     monkeypatch.setattr(long_history, "CHUNK_ITEMS", piece)
     pieces_AD, same_D = prototypes(items.first_N, mapped_ND, 6)
     assert torch.equal(pieces_AD, whole_AD) and torch.equal(same_D, mean_D)
-    assert torch.equal(tier_table(mapped_ND, whole_AD, mean_D, tier_edges(4)), whole_NA)
+    assert torch.equal(tier_counters(mapped_ND, whole_AD, mean_D, tier_edges(4)), whole_PNZ)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 12), st.data())
@@ -141,6 +145,13 @@ def padded(rows: list[list[int]], width: int) -> Tensor:
     return torch.tensor([row + [-1] * (width - len(row)) for row in rows], dtype=torch.long).view(len(rows), width)
 
 
+def shares(long_BT: Tensor, tier_NA: Tensor, num_tiers: int) -> Tensor:
+    """(B, A, tiers) by counters."""
+    of_none_1A = torch.full((1, tier_NA.shape[1]), num_tiers - 1)
+    counters_PNZ = counters(torch.cat([tier_NA, of_none_1A]), num_tiers)
+    return tier_shares(long_BT, counters_PNZ, num_tiers, tier_NA.shape[1])
+
+
 def slow_shares(long_T: list[int], tier_NA: Tensor, num_tiers: int) -> list[list[float]]:
     """The slow twin for one user: (A, tiers)."""
     items = [item for item in long_T if item >= 0]
@@ -158,7 +169,7 @@ def tiers_and_histories(draw: st.DrawFn) -> tuple[Tensor, int, Tensor]:
     tier_NA = torch.from_numpy(np.random.default_rng(draw(st.integers(0, 10**6))).integers(0, num_tiers, (9, 20)))
     width = draw(st.integers(0, 12))
     rows = draw(st.lists(st.lists(st.integers(-1, num_items - 1), min_size=width, max_size=width), min_size=1))
-    return tier_NA[:num_items, :num_codes].to(torch.uint8), num_tiers, padded(rows, width)
+    return tier_NA[:num_items, :num_codes], num_tiers, padded(rows, width)
 
 
 @settings(max_examples=60)
@@ -167,7 +178,7 @@ def test_tier_shares_equal_a_count_whatever_the_order_of_the_items(
     problem: tuple[Tensor, int, Tensor], random: Random
 ) -> None:
     tier_NA, num_tiers, long_BT = problem
-    shares_BAN = tier_shares(long_BT, tier_NA, num_tiers)
+    shares_BAN = shares(long_BT, tier_NA, num_tiers)
     assert shares_BAN.shape == (len(long_BT), tier_NA.shape[1], num_tiers)
     for shares_AN, long_T in zip(shares_BAN, long_BT.tolist(), strict=True):
         assert shares_AN.tolist() == [pytest.approx(row) for row in slow_shares(long_T, tier_NA, num_tiers)]
@@ -175,7 +186,7 @@ def test_tier_shares_equal_a_count_whatever_the_order_of_the_items(
         torch.testing.assert_close(sums_A, torch.full_like(sums_A, any(item >= 0 for item in long_T)))
     order_T = list(range(long_BT.shape[1]))
     random.shuffle(order_T)
-    assert torch.equal(tier_shares(long_BT[:, order_T], tier_NA, num_tiers), shares_BAN)
+    assert torch.equal(shares(long_BT[:, order_T], tier_NA, num_tiers), shares_BAN)
 
 
 @pytest.mark.parametrize("length", [254, 255, 256, 510, 511, 1000])
@@ -183,16 +194,16 @@ def test_tier_shares_equal_a_count_whatever_the_order_of_the_items(
 def test_tier_shares_of_more_items_than_a_byte_counts(length: int, same: bool) -> None:
     """`same`: one item over and over, so that every count is as high as it can be."""
     draw = torch.Generator().manual_seed(0)
-    tier_NA = torch.randint(0, 3, (7, 11), generator=draw, dtype=torch.uint8)
+    tier_NA = torch.randint(0, 3, (7, 11), generator=draw)
     items_T = torch.randint(0, 1 if same else 7, (length,), generator=draw)
     long_BT = torch.stack([items_T, items_T.masked_fill(torch.arange(length) >= 200, -1)])
-    for shares_AN, long_T in zip(tier_shares(long_BT, tier_NA, 3), long_BT.tolist(), strict=True):
+    for shares_AN, long_T in zip(shares(long_BT, tier_NA, 3), long_BT.tolist(), strict=True):
         torch.testing.assert_close(shares_AN, torch.tensor(slow_shares(long_T, tier_NA, 3)))
 
 
-def test_as_many_tiers_as_a_byte_holds() -> None:
-    tier_NA = torch.tensor([[0, 254], [254, 7]], dtype=torch.uint8)
-    shares_AN = tier_shares(torch.tensor([[0, 1, 1, -1]]), tier_NA, 255)[0]
+def test_as_many_tiers_as_there_may_be() -> None:
+    tier_NA = torch.tensor([[0, 254], [254, 7]])
+    shares_AN = shares(torch.tensor([[0, 1, 1, -1]]), tier_NA, 255)[0]
     assert shares_AN.count_nonzero() == 4
     assert shares_AN[0, [0, 254]].tolist() == pytest.approx([1 / 3, 2 / 3])
     assert shares_AN[1, [254, 7]].tolist() == pytest.approx([1 / 3, 2 / 3])
@@ -291,4 +302,4 @@ def test_an_empty_long_history_brings_nothing_back() -> None:
         nothing = Histories([0, 1], 2, [[-1] * width] * 2, width)
         items_BKR = retrieve(nothing.sorted(), torch.tensor([[0, 1, 0]] * 2), 4, near_AX, 1)
         assert items_BKR.shape == (2, 3, 4) and (items_BKR == -1).all()
-        assert tier_shares(nothing.long_BT, torch.zeros(2, 2, dtype=torch.uint8), 4).count_nonzero() == 0
+        assert shares(nothing.long_BT, torch.zeros(2, 2).long(), 4).count_nonzero() == 0

@@ -1,5 +1,5 @@
 """A tiny GLASS, its catalogue and its users, for `test_glass.py` and `test_glass_search.py`. Legend: B users, S source
-tokens, T items of the long history, N items, L levels, K beams."""
+tokens, T items of the long history, N items, L levels, K beams, A first codes."""
 
 from typing import Any, NamedTuple
 
@@ -47,6 +47,17 @@ def tiny(sizes: tuple[int, ...] = SIZES, **changes: Any) -> Glass:
             numbered(model.copying)
     assert isinstance(model, Glass)
     return model
+
+
+def tiers_of(model: Glass) -> Tensor:
+    """(N, A), the tiers that the counters of every item stand for, read byte by byte."""
+    rows = [[model.tiers - 1] * model.tokens.codebook_sizes[0] for _ in range(NUM_ITEMS)]
+    for plane, bytes_NA in enumerate(model.counters_PNZ[:, :NUM_ITEMS].contiguous().view(torch.uint8).tolist()):
+        for row, own in zip(rows, bytes_NA, strict=True):
+            for code, value in enumerate(own[: len(row)]):
+                if value:
+                    row[code] = 4 * plane + (value.bit_length() - 1) // 2
+    return torch.tensor(rows)
 
 
 def padded(rows: list[list[int]], behind: int) -> Tensor:
