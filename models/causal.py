@@ -102,7 +102,8 @@ class Causal(nn.Module):
             start_B1, tokens_BS = tokens_BS[:, :1], tokens_BS[:, 1:]
         else:
             start_B1 = tokens_BS.new_full((tokens_BS.shape[0], 1), BOS)
-        items_BTL = tokens_BS.unflatten(1, (-1, self.tokens.num_levels))
+        levels = self.tokens.num_levels
+        items_BTL = tokens_BS.reshape(tokens_BS.shape[0], tokens_BS.shape[1] // levels, levels)
         items = items_BTL.shape[1] - targets
         if items > self.max_items:
             raise ValueError(

@@ -24,7 +24,11 @@ from tests.serving.programs import check_program
 CODES_NL = torch.cartesian_prod(torch.arange(5), torch.arange(4))
 STACK: dict[str, Any] = {"width": 16, "num_layers": 1, "num_heads": 2, "head_width": 8, "ff_width": 32}
 CLASSIC = [PopularityConfig(), ItemKNNConfig(), BERT4RecConfig(), S3RecConfig(), HSTUConfig()]
-GENERATIVE = [P5Config(**STACK, num_user_tokens=7), CausalConfig("flat", **STACK, copies=True)]
+GENERATIVE = [
+    P5Config(**STACK, num_user_tokens=7),
+    CausalConfig("flat", **STACK, copies=True),
+    CausalConfig("item", **STACK, num_user_tokens=7, copies=True),
+]
 
 
 def check(model: Any, table: SIDTable | None, num_items: int, folder: Path) -> None:
