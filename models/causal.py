@@ -103,6 +103,7 @@ class Causal(nn.Module):
         else:
             start_B1 = tokens_BS.new_full((tokens_BS.shape[0], 1), BOS)
         levels = self.tokens.num_levels
+        # Not `unflatten`: a program exported with it behind a user token takes no single row.
         items_BTL = tokens_BS.reshape(tokens_BS.shape[0], tokens_BS.shape[1] // levels, levels)
         items = items_BTL.shape[1] - targets
         if items > self.max_items:

@@ -119,6 +119,7 @@ class GlassConfig(TigerConfig):
     tier: bool = True
     """The SID-Tier token."""
     num_tiers: int = 4
+    """Up to five take a byte of memory for every item and first code, four more another one."""
     tier_norm: bool = False
     """Normalise what the token is made from, and the token: learnt much sooner (experiments/LOG.md); the paper does
     not."""

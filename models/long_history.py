@@ -1,9 +1,11 @@
 """What GLASS (arXiv 2602.05663) makes of a history of thousands of items, in plain functions of tensors.
 
-Nothing is kept per user: similarities depend on (item, first code) alone, so they are one table of tiers, and a long
-history is sorted by first code once a batch, after which any code's items are a slice.
-Legend: B users, T items of the long history, N items, X some items, D vector width, A codes of the first level, V
-tiers, P fours of tiers, Z eights of codes, G threes of items, K codes asked for a user, R items found for each.
+Nothing is kept per user: similarities depend on (item, first code) alone, so one table has what every item
+adds to the counts of its tiers, and a long history is sorted by first code once a batch, after which any code's items
+are a slice.
+Legend: B users, T items of the long history, N items, X some items, M items of all users, D vector width, A codes of
+the first level, V tiers, P fours of tiers, Z eights of codes, G threes of items, K codes asked for a user, R items
+found for each.
 """
 
 from collections.abc import Iterator
@@ -35,7 +37,7 @@ def prototypes(first_N: Tensor, vectors_ND: np.ndarray, num_codes: int) -> tuple
 
 
 def tier_edges(num_tiers: int) -> Tensor:
-    """(N - 1,) inner edges of the tiers of [-1, 1]: the published -.1, 0, .1 for four, else evenly spaced."""
+    """(V - 1,) inner edges of the tiers of [-1, 1]: the published -.1, 0, .1 for four, else evenly spaced."""
     if num_tiers == len(PUBLISHED_EDGES) + 1:
         return torch.tensor(PUBLISHED_EDGES)
     return torch.linspace(-1, 1, num_tiers + 1)[1:-1]
@@ -51,7 +53,7 @@ def counters(tier_XA: Tensor, num_tiers: int) -> Tensor:
     """(P, X, Z) int64: what items with such tiers add to their counts.
 
     A byte for every first code, of which eight are a number, holds counters of four tiers, two bits each. The last tier
-    has none: it is the rest.
+    has none: it is the rest. So up to five tiers take a byte a code, and every four more another one.
     """
     adds_PV = torch.zeros((num_tiers + 2) // 4, num_tiers, dtype=torch.uint8)
     for tier in range(num_tiers - 1):
@@ -86,15 +88,15 @@ def nearest_codes(prototypes_AD: Tensor, count: int) -> Tensor:
 
 
 def tier_shares(long_BT: Tensor, counters_PNZ: Tensor, num_tiers: int, num_codes: int) -> Tensor:
-    """(B, A, tiers): how the long history's items are spread over the tiers of every first code.
+    """(B, A, V): how the long history's items are spread over the tiers of every first code.
 
     Sums to one for a code, whatever the order of the items; zeros where there are no items.
 
     Args:
         long_BT: items; -1 for padding.
         counters_PNZ: `tier_counters`.
-        num_tiers: tiers.
-        num_codes: first codes (A).
+        num_tiers: V.
+        num_codes: A.
     """
     num_users, (rows, eights) = len(long_BT), counters_PNZ.shape[1:]
     count_BVA = torch.zeros(num_users, num_tiers, 8 * eights, dtype=torch.int32, device=long_BT.device)
