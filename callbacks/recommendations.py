@@ -1,8 +1,9 @@
 """The lists of the test users as a Parquet file.
 
-Legend: B users, K ranks.
+Legend: B users, K ranks, U users without an item.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ class RecommendationFile:
 
     def write(self, path: Path) -> None:
         """Columns user, rank (from 1), item (int32), raw_id (string), score (float32); with `by_target` also target,
-        the item that was asked for (int32). All ranks call it.
+        the item that was asked for (int32). Users with no item at all, having had every one, have no row, but stand in
+        the schema's metadata, `unanswered`, a JSON list of their numbers. All ranks call it.
         """
         parts = self.parts
         if dist.is_initialized():
@@ -58,5 +60,6 @@ class RecommendationFile:
         if self.by_target:
             columns["target"] = np.repeat(asked_B, items_BK.shape[1])[real]
         aside = path.with_name(f".{path.name}")
-        pq.write_table(pa.table(columns), aside)
+        without_U = np.setdiff1d(user_B, columns["user"])
+        pq.write_table(pa.table(columns, metadata={"unanswered": json.dumps(without_U.tolist())}), aside)
         aside.replace(path)

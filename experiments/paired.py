@@ -4,6 +4,7 @@ Array names end in their shape: E test examples, R rows of a recommendations fil
 D draws of the bootstrap.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,8 @@ class Change:
 
 
 def target_ranks(path: Path, catalog: Catalog, test: Examples) -> np.ndarray:
-    """(E,) int64: the rank of every test target in its user's list, from 1; 0 where it is not in the top 10.
+    """(E,) int64: the rank of every test target in its user's list, from 1; 0 where it is not in the top 10, or there
+    is no list, as the user has had every item.
 
     A user's targets share one history, so one list, unless the file has a column `target` for the one that was asked.
 
@@ -61,7 +63,9 @@ def target_ranks(path: Path, catalog: Catalog, test: Examples) -> np.ndarray:
 
     again = "Run the evaluate stage again (force=evaluate)."
     try:
-        names = [name for name in pq.read_schema(path).names if name in ("user", "rank", "item", "target")]
+        schema = pq.read_schema(path)
+        names = [name for name in schema.names if name in ("user", "rank", "item", "target")]
+        without_U = np.array(json.loads((schema.metadata or {}).get(b"unanswered", "[]")), np.int64)
         rows = pq.read_table(path, columns=names, filters=[("rank", "<=", DEPTH)])
         user_R, rank_R, item_R = (rows[name].to_numpy().astype(np.int64) for name in ("user", "rank", "item"))
         target_R = rows["target"].to_numpy() if "target" in names else item_R
@@ -70,7 +74,7 @@ def target_ranks(path: Path, catalog: Catalog, test: Examples) -> np.ndarray:
     for numbers_R, size in ((user_R, catalog.num_users), (item_R, catalog.num_items)):
         if len(numbers_R) and not 0 <= numbers_R.min() <= numbers_R.max() < size:
             raise UserError(f"{path} belongs to another catalogue. {again}")
-    if lacking := len(np.setdiff1d(test.user_E, user_R)):
+    if lacking := len(np.setdiff1d(test.user_E, np.concatenate([user_R, without_U]))):
         raise UserError(f"{path} lacks {lacking} of {len(np.unique(test.user_E))} test users. {again}")
     user_R, rank_R, item_R = (column_R[item_R == target_R] for column_R in (user_R, rank_R, item_R))
     asked_E = test.user_E.astype(np.int64) * catalog.num_items + catalog.item_M[test.target_E]

@@ -3,8 +3,10 @@
     python -m experiments.sweep NAME SWEEP [jobs=1] [key=value ...]
 
 A trial is an ordinary training (see `experiments.run`), judged on validation users: the test is not read. Stages that
-trials have in common are built once. Trials are kept in <output_dir>/sweeps/<name>-<sweep>-<hash>/trials.log, so a
-killed sweep goes on, and its killed trials with it; the table of all is written beside it as they end.
+trials have in common are built once. Trials are kept in <output_dir>/sweeps/<name>-<sweep>-<hash>/trials.log, where the
+hash is of the sweep's file, the experiment, its raw data and the stages' versions, so a killed sweep goes on, and its
+killed trials with it, and what was computed from something else is not taken for it. The table of all is written beside
+it as they end.
 """
 
 import os
@@ -55,6 +57,7 @@ class Asked(NamedTuple):
 def read(arguments: Sequence[str]) -> Asked:
     """Raises UserError."""
     from experiments.overrides import override
+    from experiments.pipeline import Pipeline
 
     own = {"jobs": "1", "worker": "0"}
     rest = take(arguments, own)
@@ -83,9 +86,8 @@ def read(arguments: Sequence[str]) -> Asked:
     guarded = [(key, value) for key in GUARDED for value in sweep.values(key)]
     for one in (config, *(override(config, [f"{key}={value}"]) for key, value in guarded)):
         require_honest(one)
-    told = [word for word in overrides if not word.startswith(("output_dir=", "logger="))]
     drawing = ["multiples of q"] if any(span.step for span in sweep.spans.values()) else []  # older ones began at min
-    folder = f"{name}-{path.stem}-{fingerprint([path.read_text(), told, *drawing])}"
+    folder = f"{name}-{path.stem}-{fingerprint([path.read_text(), Pipeline(config).train.hash, *drawing])}"
     numbers = (int(own["jobs"]), int(own["worker"]))
     return Asked(name, path, sweep, *numbers, overrides, Path(config.output_dir) / "sweeps" / folder)
 

@@ -66,9 +66,10 @@ def write(path: Path, catalog: Catalog, test: Examples, items_EK: np.ndarray, by
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[list[list[int]], np.ndarray]:
-    """Targets by user, some of them twice, and a list of 12 items for every user."""
+    """Targets by user, some of them twice, and a list of 12 items for every user, of fewer or none for some."""
     targets = draw(st.lists(st.lists(st.integers(0, NUM_ITEMS - 1), min_size=1, max_size=3), min_size=1, max_size=7))
-    lists = [draw(st.permutations(range(NUM_ITEMS)))[:12] for _ in targets]
+    lengths = [draw(st.sampled_from([12, 12, 4, 0])) for _ in targets]
+    lists = [[*draw(st.permutations(range(NUM_ITEMS)))[:length], *[-1] * (12 - length)] for length in lengths]
     return targets, np.array(lists)
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from datamodules.synthetic import SyntheticConfig
 from experiments import sweep_trial
 from experiments.named import named
 from experiments.overrides import override
@@ -102,6 +103,22 @@ def test_a_killed_trial_goes_on_and_none_is_lost(faked: type[Faked], tmp_path: P
     asked = sorted((call["width"], call["num_layers"]) for call in faked.calls)
     assert asked == list(itertools.product([16, 32], [1, 2]))
     assert [one["state"] for one in found(tmp_path)] == ["done"] * 4
+
+
+def test_trials_of_other_data_or_of_another_experiment_are_not_taken_for_these(
+    faked: type[Faked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = tmp_path / "raw.csv"
+    monkeypatch.setattr(SyntheticConfig, "raw_files", lambda self: [raw])
+    command = ["sasrec_tiny", str(written(tmp_path)), f"output_dir={tmp_path}"]
+    for content in ("a", "b", "a"):
+        raw.write_text(content)
+        assert main(command) == 0
+    assert len(faked.calls) == 8
+    changed = override(named("sasrec_tiny"), ["train.ema=0.5"])
+    monkeypatch.setattr("experiments.sweep.named", lambda name: changed)
+    assert main(command) == 0 and len(faked.calls) == 12
+    assert main([*command, "logger=wandb"]) == 0 and len(faked.calls) == 12, "which changes no result"
 
 
 def test_a_trial_that_cannot_be_fails_alone(faked: type[Faked], tmp_path: Path) -> None:
