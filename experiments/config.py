@@ -21,7 +21,7 @@ from datamodules.split import SplitConfig
 from experiments.named import require_named
 from lightning_modules.configs import LETTERConfig, OptimizerConfig, RQVAEConfig, VQVAEConfig
 from models.classic_configs import ClassicConfig
-from models.configs import ModelConfig, SidlightConfig, TigerConfig
+from models.configs import GlassConfig, ModelConfig, SidlightConfig, TigerConfig
 from sid.configs import (
     ChanceConfig,
     HyperplanesConfig,
@@ -211,6 +211,35 @@ def unread(model: ClassicConfig) -> list[str]:
     """Parts of the configuration that a classic model does not have."""
     reads = {"tokenizer": model.reads_codes, "embed": model.reads_vectors or model.reads_codes}
     return [part for part, does in reads.items() if not does]
+
+
+def unused_by(model: ModelConfig) -> dict[str, str]:
+    """Dotted key -> why the model leaves it unread, of parts that it has."""
+    found: dict[str, list[str]] = {}
+    if model.learns_from == "prefixes":
+        found["learns from prefixes"] = ["sequences.stride"]
+    if not isinstance(model, GlassConfig):
+        found["reads the last max_items alone"] = ["sequences.long_items"]
+    if isinstance(model, ClassicConfig):
+        found["scores whole items"] = ["evaluation.free_beams", "evaluation.invalid_at"]
+        if not model.learns:
+            names = ("max_epochs", "patience", "validate_every", "checkpoint_minutes", "clip", "ema")
+            options = [f"optimizer.{f.name}" for f in dataclasses.fields(OptimizerConfig)]
+            found["learns nothing"] = [*options, *(f"train.{name}" for name in names)]
+    return {key: why for why, keys in found.items() for key in keys}
+
+
+def unused(config: RunConfig) -> dict[str, str]:
+    """Dotted key -> why nothing reads it in this configuration."""
+    kind, encoder = config.split.kind, config.embed.encoder
+    found = {key: f"{config.name} {why}" for key, why in unused_by(config.model).items()}
+    if kind != "time":
+        found["split.test_share"] = f"split.kind is {kind}"
+    if kind == "leave_one_out":
+        found["split.validation_share"] = f"split.kind is {kind}"
+    if encoder != "tfidf":
+        found["embed.dim"] = f"embed.encoder is {encoder}"
+    return found
 
 
 def check(config: RunConfig) -> None:

@@ -65,13 +65,13 @@ def bundle_of(run: Path) -> Bundle:
 
 
 def _bundle_of(run: Path) -> Bundle:
-    config = yaml.safe_load(read_text(run / "config.yaml"))
     environment = read_json(run / "environment.json")
     if not (run / "train.manifest.json").exists():
         raise UserError(f"{run} is not trained to its end; repeat {environment.get('command', 'its command')}")
     manifest = read_json(run / "train.manifest.json")
     trained, advice = manifest["inputs"], "Repeat the run's command with force=train, or take it from a copy."
-    require_files(run, "train", {WEIGHTS: manifest["files"][WEIGHTS]}, advice)
+    require_files(run, "train", {name: manifest["files"][name] for name in ("config.yaml", WEIGHTS)}, advice)
+    config = yaml.safe_load(read_text(run / "config.yaml"))
     sizes = {"kind": trained["kind"], "revision": trained.get("revision", 0), **config["model"]}
     if "weights" in sizes:
         sizes["weights"] = ""  # where training started is of no use any more, and may not be there

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import os
 import re
 from typing import Any
@@ -10,7 +11,7 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config import TOKENIZERS, RunConfig, check, unread
+from experiments.config import TOKENIZERS, RunConfig, check, unread, unused
 from models.classic_configs import ClassicConfig
 from sid.configs import SIZES, TokenizerConfig
 from sid.errors import UserError, require
@@ -23,8 +24,9 @@ PATHS = ("output_dir", "embed.path", "embed.encoder", "model.weights", "data.dat
 def override(config: RunConfig, assignments: list[str]) -> RunConfig:
     """The config with `key=value` assignments applied, e.g. `model.num_layers=3`.
 
-    Raises UserError for an assignment without "=", an unknown key (with the nearest one), a value of the wrong type, or
-    one that `check` refuses. Where the protocol becomes another, the experiment's rows of papers go.
+    Raises UserError for an assignment without "=", an unknown key (with the nearest one), a value of the wrong type,
+    one that `check` refuses, or a key that nothing reads (see `unused`). Where the protocol becomes another, the
+    experiment's rows of papers go.
     """
     if isinstance(config.model, ClassicConfig):
         refuse_unread(config.name, config.model, assignments)
@@ -42,7 +44,8 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
             near = difflib.get_close_matches(key, known, n=3) or sorted(k for k in known if "." not in k)
             raise UserError(f"unknown key {key!r}; did you mean {', '.join(near)}?")
         try:
-            if isinstance(OmegaConf.select(tree, key), str) and value.strip() not in ("", "null"):
+            given = value.strip() not in ("", "null") or (value == "" and _may_be_empty(config, key))
+            if isinstance(OmegaConf.select(tree, key), str) and given:
                 text = _text(value)
                 OmegaConf.update(tree, key, os.path.expanduser(text) if key in PATHS else text)
             else:
@@ -59,7 +62,22 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
     if _protocol(result) != _protocol(config):
         result.published = {name: row for name, row in result.published.items() if config.published.get(name) != row}
     check(result)
+    refuse_unused(result, assignments)
     return result
+
+
+def refuse_unused(config: RunConfig, assignments: list[str]) -> None:
+    """Raises UserError for an override of what nothing reads in this configuration."""
+    reasons = unused(config)
+    for assignment in assignments:
+        if why := reasons.get(assignment.partition("=")[0]):
+            raise UserError(f"{assignment}: it changes nothing, as {why}")
+
+
+def _may_be_empty(config: RunConfig, key: str) -> bool:
+    *parents, name = key.split(".")
+    part: Any = functools.reduce(getattr, parents, config)
+    return any(field.name == name and field.default == "" for field in dataclasses.fields(part))
 
 
 def _text(value: str) -> str:

@@ -13,7 +13,7 @@ import models.classic_configs
 import models.configs
 from experiments.config import unless_set
 from experiments.page import read_columns, read_json, read_text
-from experiments.stages import VERSIONS
+from experiments.stages import VERSIONS, require_files
 from sid.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ NO_RESULT = ("name", "logger", "output_dir", "published", "data.data_dir", "data
              "embed.path", "model.form")  # fmt: skip
 """Options that change no result, or are told by the model and by the hashes of the stages."""
 CLOCKS = ("seconds", "cpu_seconds")
+READ = ("config.yaml", "environment.json", CURVES, PRETRAINING, "test.json")
 TESTED = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 
 
@@ -66,12 +67,9 @@ class Run:
 def read_run(folder: Path) -> Run:
     """Raises UserError where the folder is no run, or a file of it is damaged."""
     require_run(folder)
+    manifest, tested = (finished_stage(folder, stage) for stage in ("train", "evaluate"))
     config = read_config(folder / "config.yaml")
     environment = read_json(folder / "environment.json")
-    manifest, tested = (
-        read_json(path) if (path := folder / name).exists() else {}
-        for name in ("train.manifest.json", "evaluate.manifest.json")
-    )
     test = finished_test(folder) or {}
     columns = training_columns(folder) if (folder / CURVES).exists() else {}
     epochs, figures = len(columns.get("epoch", ())), manifest.get("figures", {})
@@ -107,6 +105,17 @@ def read_run(folder: Path) -> Run:
         bool(manifest),
         wall,
     )
+
+
+def finished_stage(run: Path, stage: str) -> dict[str, Any]:
+    """Its manifest; {} where it is not finished. Raises UserError where what is read here is not what it wrote."""
+    path = run / f"{stage}.manifest.json"
+    if not path.exists():
+        return {}
+    manifest = read_json(path)
+    files = {name: digest for name, digest in manifest.get("files", {}).items() if name in READ}
+    require_files(run, stage, files, f"Repeat the run's command with force={stage}.")
+    return manifest
 
 
 def training_columns(run: Path) -> dict[str, np.ndarray]:
@@ -161,7 +170,7 @@ def read_config(path: Path) -> dict[str, Any]:
         content = OmegaConf.to_container(OmegaConf.create(read_text(path)))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is no configuration ({str(error).splitlines()[0]}). Run the stage again.") from error
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not content:
         raise UserError(f"{path} is no configuration: it holds no keys. Run the stage again.")
     return flat(content)
 

@@ -26,7 +26,8 @@ VERSIONS = {"prepare": 1, "embed": 1, "tokenize": 1, "train": 2, "evaluate": 4}
 LAST = "last.ckpt"
 """Where an interrupted training goes on."""
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-FORBIDDEN = {errno.EACCES, errno.EPERM}
+BARRED = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
+"""The folder may not be written to, or a file stands where it should be."""
 
 
 class TakenError(UserError):
@@ -185,7 +186,7 @@ class Stage:
             where, why = error.filename or self.folder, error.strerror or error
             place, output = Path(str(where)).resolve(), self.folder.parent.resolve()
             ours = place.is_relative_to(output) or output.is_relative_to(place)
-            if error.errno in FULL or (error.errno in FORBIDDEN and ours):
+            if error.errno in FULL or (error.errno in BARRED and ours):
                 raise UserError(
                     f"stage {self.name} could not write {where}: {why}. Nothing of it counts as finished; make room or "
                     "choose another output_dir, and repeat the command."

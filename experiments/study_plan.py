@@ -104,7 +104,7 @@ def lacking(experiment: str, asked: Asked) -> dict[str, list[str]]:
 
 def keys(config: "RunConfig", overrides: Sequence[str]) -> set[str]:
     """Those of the kinds of model and tokenizer that the configuration has then, and of the parts that it reads."""
-    from experiments.config import TOKENIZERS, unread
+    from experiments.config import TOKENIZERS, unread, unused_by
     from models.classic_configs import ClassicConfig
     from sid.configs import TokenizerConfig
 
@@ -112,12 +112,13 @@ def keys(config: "RunConfig", overrides: Sequence[str]) -> set[str]:
     kinds: dict[str, Any] = {
         "model": type(config.model),
         "tokenizer": TOKENIZERS.get(chosen[-1], TokenizerConfig) if chosen else type(config.tokenizer),
-        "embed": type(config.embed),
+        **{part: type(getattr(config, part)) for part in ("embed", "sequences", "optimizer", "train", "evaluation")},
     }
     for part in unread(config.model) if isinstance(config.model, ClassicConfig) else ():
         del kinds[part]
     axes = ("tokenizer.size", "tokenizer.depth") if "tokenizer" in kinds else ()
-    return {*kinds, *axes, *(f"{part}.{field.name}" for part, kind in kinds.items() for field in fields(kind))}
+    options = (f"{part}.{field.name}" for part, kind in kinds.items() for field in fields(kind))
+    return {*kinds, *axes, *options} - {*unused_by(config.model)}
 
 
 def without(overrides: Sequence[str], left_out: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ def documented() -> dict[str, str]:
 
 def experiments() -> list[str]:
     """All there are."""
-    return [*documented(), *(f"{model}_{data}" for model in RIVALS for data in DATASETS)]
+    return list(dict.fromkeys([*documented(), *(f"{model}_{data}" for model in RIVALS for data in DATASETS)]))
 
 
 def listing() -> str:
@@ -43,10 +43,13 @@ def require_named(name: str) -> None:
 
 
 def named(name: str) -> "RunConfig":
-    """The experiment's configuration. Raises UserError where there is no such experiment."""
+    """The experiment's configuration: its own file's, where it has one. Raises UserError where there is none such."""
     require_named(name)
     model, _, data = name.rpartition("_")
-    if model in RIVALS:
+    files = documented()
+    if name not in files:
+        if f"tiger_{data}" not in files:
+            raise UserError(f"{name} has the data of tiger_{data}, and there is no experiments/named/tiger_{data}.py")
         return rival(model, data)
     config: RunConfig = importlib.import_module(f"experiments.named.{name}").config()
     return config

@@ -12,6 +12,7 @@ from experiments import compare
 from experiments.compare import COLUMNS, cautions, label, main, table_rows
 from experiments.compare_curves import painters
 from experiments.results import by_config, differing, model_name, read_run, settings
+from experiments.stages import file_hash
 from sid.errors import UserError
 
 HEAD = "epoch,step,seconds,cpu_seconds,train/loss,val/loss,val/recall@10,val/ndcg@10\n"
@@ -340,4 +341,23 @@ def test_a_damaged_file_is_named(name: str, content: str, tmp_path: Path) -> Non
     folder = make(tmp_path / "toy" / "a")
     (folder / name).write_text(content)
     with pytest.raises(UserError, match=name):
+        read_run(folder)
+
+
+def test_files_of_a_finished_stage_are_those_it_wrote(tmp_path: Path) -> None:
+    folder = make(tmp_path / "toy" / "a")
+    files = {name: file_hash(folder / name) for name in ("config.yaml", "environment.json", "metrics.csv")}
+    manifest = json.loads((folder / "train.manifest.json").read_text()) | {"files": files | {"best.ckpt": "not read"}}
+    (folder / "train.manifest.json").write_text(json.dumps(manifest))
+    assert read_run(folder).finished
+    lines = (folder / "metrics.csv").read_text().splitlines(keepends=True)
+    (folder / "metrics.csv").write_text("".join(lines[:3]))
+    with pytest.raises(UserError, match="metrics.csv is damaged: .* Repeat the run's command with force=train"):
+        read_run(folder)
+
+
+def test_an_empty_configuration_is_none(tmp_path: Path) -> None:
+    folder = make(tmp_path / "toy" / "a", finished=False)
+    (folder / "config.yaml").write_text("")
+    with pytest.raises(UserError, match="config.yaml is no configuration: it holds no keys"):
         read_run(folder)

@@ -1,5 +1,7 @@
 import dataclasses
 import importlib
+import sys
+import types
 
 import pytest
 
@@ -8,8 +10,10 @@ from datamodules.configs import SequenceConfig
 from datamodules.embed import EmbedConfig
 from datamodules.split import SplitConfig
 from datamodules.synthetic import SyntheticConfig
+from datamodules.table import TableConfig
 from experiments.config import EvaluationConfig, RunConfig, TrainConfig, check, hashed, to_yaml, unless_set
 from experiments.named import documented, experiments, named
+from experiments.named._rivals import DATASETS
 from experiments.overrides import override
 from lightning_modules.configs import OptimizerConfig
 from models.configs import CausalConfig, EncoderDecoderConfig, ModelConfig
@@ -152,12 +156,62 @@ AT_LEAST = {
 
 @pytest.mark.parametrize(("least", "key"), [(least, key) for least, keys in AT_LEAST.items() for key in keys])
 def test_a_number_has_a_smallest_value(least: int, key: str) -> None:
+    config = causal() if key == "sequences.stride" else base()
     with pytest.raises(UserError) as error:
-        override(base(), [f"{key}={least - 1}"])
+        override(config, [f"{key}={least - 1}"])
     assert f"{key}={least - 1}" in str(error.value)
     assert f"at least {least}" in str(error.value)
     if not key.startswith("evaluation"):
-        override(base(), [f"{key}={least}"])
+        override(config, [f"{key}={least}"])
+
+
+@pytest.mark.parametrize(
+    ("name", "assignment", "why"),
+    [
+        ("tiger_tiny", "split.test_share=0.2", "split.kind is leave_one_out"),
+        ("tiger_tiny", "split.validation_share=0.2", "split.kind is leave_one_out"),
+        ("glass_tiny", "split.test_share=0.2", "split.kind is given"),
+        ("tiger_tiny", "sequences.stride=5", "tiger_tiny learns from prefixes"),
+        ("tiger_tiny", "sequences.long_items=50", "tiger_tiny reads the last max_items alone"),
+        ("tiger_beauty", "embed.dim=64", "embed.encoder is minilm"),
+        ("sasrec_tiny", "evaluation.free_beams=30", "sasrec_tiny scores whole items"),
+        ("itemknn_tiny", "train.max_epochs=3", "itemknn_tiny learns nothing"),
+        ("itemknn_tiny", "optimizer.learning_rate=0.1", "itemknn_tiny learns nothing"),
+    ],
+)
+def test_an_override_of_what_nothing_reads_is_refused(name: str, assignment: str, why: str) -> None:
+    with pytest.raises(UserError, match=f"{assignment}: it changes nothing, as {why}$"):
+        override(named(name), [assignment])
+
+
+def test_what_an_override_makes_of_use_is_taken() -> None:
+    assert override(named("tiger_tiny"), ["split.test_share=0.2", "split.kind=time"]).split.test_share == 0.2
+    assert override(named("tiger_tiny"), ["embed.dim=64", "embed.encoder=tfidf"]).embed.dim == 64
+    assert override(named("glass_tiny"), ["sequences.long_items=50"]).sequences.long_items == 50
+
+
+def test_text_may_be_emptied_where_it_is_empty_as_a_rule() -> None:
+    table = dataclasses.replace(base(), data=TableConfig("events.csv", "items.csv", category_column="path"))
+    assert override(table, ["data.category_column="]).data.category_column == ""  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="output_dir=: "):
+        override(base(), ["output_dir="])
+
+
+def test_a_file_of_ones_own_comes_before_the_rival_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = types.ModuleType("experiments.named.sasrec_tiny")
+    own.config = lambda: dataclasses.replace(base(), seed=7)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, own.__name__, own)
+    assert named("sasrec_tiny").seed == 1
+    files = documented()
+    monkeypatch.setattr("experiments.named.documented", lambda: files | {"sasrec_tiny": "mine"})
+    assert named("sasrec_tiny").seed == 7
+    assert experiments().count("sasrec_tiny") == 1
+
+
+def test_a_data_set_without_its_tiger_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DATASETS, "books", "Amazon Books")
+    with pytest.raises(UserError, match="there is no experiments/named/tiger_books.py"):
+        named("sasrec_books")
 
 
 def test_devices_may_be_a_number_and_a_config_is_checked_without_overrides_too() -> None:

@@ -112,6 +112,13 @@ def test_a_full_disk_leaves_nothing_finished_and_says_so(tmp_path: Path) -> None
     assert made.figures() is None
 
 
+def test_a_file_where_the_output_folder_should_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "output").write_text("")
+    for made in (Stage("count", tmp_path / "output/x", {}), Stage("count", tmp_path / "output/artifacts/x", {})):
+        with pytest.raises(UserError, match="could not write .*output.* choose another output_dir"):
+            run(made, Work())
+
+
 def test_a_file_of_others_that_must_not_be_read_is_named(tmp_path: Path) -> None:
     elsewhere = PermissionError(errno.EACCES, "Permission denied", "/raw/reviews.json.gz")
     with pytest.raises(UserError, match=r"stage count failed at /raw/reviews\.json\.gz: Permission denied"):
