@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from experiments.pipeline import Pipeline
 
 TEMPERATURES_NOTE = (
-    "Lists of 500 test users at most, drawn without replacement, every code at the temperature; entropy in nats. "
-    "Published on Beauty."
+    "Lists of 500 test users at most, drawn without replacement, every code at the temperature; entropy in nats."
 )
 
 
@@ -84,16 +83,22 @@ def looks(pipeline: "Pipeline") -> Iterable[Written]:
     if drawn := test.get("drawn"):
         drawings = sampled.panels(drawn, test["metrics"])
         heading = f"Tables 3 and 4: variety by temperature, {name}"
-        yield Written(heading, None, [], [temperatures(drawn)], drawings)
+        yield Written(heading, None, [], [temperatures(drawn, pipeline.config.published)], drawings)
 
 
-def temperatures(drawn: dict[str, dict[str, float]]) -> Grid:
-    """A row for every temperature of all codes alike."""
+def temperatures(drawn: dict[str, dict[str, float]], beside: published.Rows) -> Grid:
+    """A row for every temperature of all codes alike.
+
+    Args:
+        beside: what the run is shown beside; the paper's entropies are of Beauty.
+    """
+    on_beauty = beside == published.beside("beauty")
     rows = []
     for temperature, entropy in published.ENTROPY.items():
         ours = drawn.get(f"{temperature:g}", {})
         row = {"temperature": f"{temperature:g}", "Entropy@10": number(ours.get("entropy@10"))}
-        rows.append({**row, "published Entropy@10": number(entropy), "Recall@10": number(ours.get("recall@10"))})
+        row |= {"published Entropy@10": number(entropy)} if on_beauty else {}
+        rows.append({**row, "Recall@10": number(ours.get("recall@10"))})
     return Grid.of("", rows)._replace(notes=[TEMPERATURES_NOTE])
 
 

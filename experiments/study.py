@@ -64,6 +64,10 @@ def refuse_keys(study: Study, overrides: Sequence[str]) -> None:
     keys = {override.partition("=")[0]: override for override in overrides}
     if single := {"stage", "force"} & set(keys):
         raise UserError(f"{keys[single.pop()]}: stage= and force= are for single runs: use them with make exp")
+    if "data.name" in keys:
+        raise UserError(
+            f"{keys['data.name']}: the data set is that of the experiments: choose them with on=, a paper's with data="
+        )
     for key in ("seed", "tokenizer.seed") if study.tokenizer_seeds else ("seed",):
         if key in keys:
             raise UserError(f'{keys[key]}: a study has several; write seeds="1 2 3"')

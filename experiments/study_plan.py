@@ -48,11 +48,13 @@ def plan(asked: Asked, say: Say) -> list["Cell"]:
 
 def rows_on(experiment: str, asked: Asked, say: Say) -> list["Cell"]:
     """The rows that change something in this experiment, the base first. Raises UserError where the base cannot be."""
+    from experiments.named import named
     from experiments.study_table import Cell
 
-    study, here = asked.study, experiment in asked.on
+    study, here, own = asked.study, experiment in asked.on, named(experiment)
+    printed = {row: dict(figures) for row, figures in study.published.get(experiment, {}).items()}
     left_out = lacking(experiment, asked)
-    base = configure(experiment, study.base, asked, left_out[study.base])
+    base = configure(own, study.base, asked, left_out[study.base])
     cells = []
     for row in (study.base, *(row for row in study.rows if row != study.base)):
         overrides = study.overrides(row, experiment)
@@ -60,7 +62,7 @@ def rows_on(experiment: str, asked: Asked, say: Say) -> list["Cell"]:
             continue
         cell = Cell(experiment, row, overrides, asked=here and row in asked.rows, left_out=left_out[row])
         try:
-            config = configure(experiment, row, asked, left_out[row])
+            config = configure(own, row, asked, left_out[row])
         except UserError as error:
             cell.problems[str(error)] = []
             cells.append(cell)
@@ -71,17 +73,18 @@ def rows_on(experiment: str, asked: Asked, say: Say) -> list["Cell"]:
             continue
         if (config.data, config.split) != (base.data, base.split):
             raise UserError(f"row {row!r} has other test targets than {study.base!r}: they cannot be compared")
+        shown = configure(replace(own, published=printed), row, asked, left_out[row]).published
+        cell.published = shown.get(row, {})  # none of another protocol
         cell.configs = {seed: seeded(config, seed, study.tokenizer_seeds) for seed in asked.seeds}
         cells.append(cell)
     return cells
 
 
-def configure(experiment: str, row: str, asked: Asked, left_out: Sequence[str]) -> "RunConfig":
-    from experiments.named import named
+def configure(experiment: "RunConfig", row: str, asked: Asked, left_out: Sequence[str]) -> "RunConfig":
     from experiments.overrides import override
 
     given = without(asked.overrides, left_out)
-    return override(named(experiment), [*given, *(asked.study.overrides(row, experiment) or [])])
+    return override(experiment, [*given, *(asked.study.overrides(row, experiment.name) or [])])
 
 
 def lacking(experiment: str, asked: Asked) -> dict[str, list[str]]:

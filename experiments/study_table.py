@@ -52,6 +52,8 @@ class Cell:
     """To be run; otherwise shown where it is finished."""
     left_out: list[str] = field(default_factory=list)
     """Overrides for all rows that this one's kinds of model and tokenizer have no field for."""
+    published: dict[str, float] = field(default_factory=dict)
+    """The paper's figures, where they are of the same protocol."""
     configs: dict[int, "RunConfig"] = field(default_factory=dict)
     """Seed -> run."""
     found: dict[int, Measured] = field(default_factory=dict)
@@ -217,8 +219,7 @@ def tabulate(study: Study, experiment: str, cells: Mapping[str, Cell], judge: Ju
     for name, cell in cells.items():
         if cell.shown:
             against = base if name != study.base else {}
-            published = dict(study.published.get(experiment, {}).get(name, {}))
-            rows.append(table_row(cell, against, judge.changes(cell.found, against) if judge else {}, wall, published))
+            rows.append(table_row(cell, against, judge.changes(cell.found, against) if judge else {}, wall))
     parts = judge.parts(base, cells[study.by_length].found) if judge and study.by_length in cells else []
     user_E = judge.test.user_E if judge else np.empty(0)
     float32 = {name: cell.in_float32 for name, cell in cells.items() if cell.in_float32}
@@ -231,13 +232,7 @@ def compare(ours: Scores, base: Scores, user_E: np.ndarray) -> dict[str, Change]
     return {name: change(*pair, user_E) for name, pair in zip(SCORES, pairs, strict=True)}
 
 
-def table_row(
-    cell: Cell,
-    base: Mapping[int, Measured],
-    changes: dict[str, Change],
-    wall: bool,
-    published: dict[str, float],
-) -> Row:
+def table_row(cell: Cell, base: Mapping[int, Measured], changes: dict[str, Change], wall: bool) -> Row:
     """A cell with what it amounts to; `base` holds the base's runs, none where the cell is the base."""
     runs = [cell.found[seed] for seed in sorted(cell.found)]
     both = cell.found.keys() & base.keys()
@@ -253,7 +248,7 @@ def table_row(
         parameters=statistics.fmean(run.train["parameters"] for run in runs) if runs else None,
         seconds=statistics.fmean(run.train[clock] for run in runs) if runs else None,
         borrowed=bool(both) and all(cell.found[seed].folder == base[seed].folder for seed in both),
-        published=published,
+        published=cell.published,
         problems=cell.problems,
         left_out=cell.left_out,
     )

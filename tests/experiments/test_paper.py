@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from experiments.named import named
+from experiments.overrides import override
 from experiments.paper import main, read
+from experiments.paper_page import temperatures
 from experiments.papers import PAPERS
 from experiments.studies import STUDIES
 from sid.errors import UserError
@@ -42,6 +45,7 @@ def test_a_part_is_chosen_by_what_the_paper_calls_it() -> None:
         (["tiger", "only=Table 2,"], "no part ''"),
         (["tiger", "model.num_layers=2"], "model.num_layers=2: Table 5 varies it"),
         (["tiger", "split.cold_share=0.2"], "split.cold_share=0.2: Figure 5 varies it"),
+        (["tiger", "data.name=Toys"], "data.name=Toys: the data set is that of the experiments"),
         (["tiger", "data=books"], "no experiment 'tiger_books'"),
         (["tiger", "data="], "no experiment 'tiger_'"),
         (["tiger", "seed=2"], "a study has several"),
@@ -51,6 +55,17 @@ def test_a_part_is_chosen_by_what_the_paper_calls_it() -> None:
 def test_a_mistake_is_told_before_anything_runs(arguments: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read(arguments)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "overrides", "shown"),
+    [("tiger_beauty", [], True), ("tiger_beauty", ["split.kind=time"], False), ("tiger_sports", [], False)],
+)
+def test_published_entropies_stand_beside_beauty_alone(experiment: str, overrides: list[str], shown: bool) -> None:
+    config = override(named(experiment), overrides)
+    grid = temperatures({"1": {"entropy@10": 0.5, "recall@10": 0.1}}, config.published)
+    assert ("published Entropy@10" in grid.heads) == shown
+    assert grid.rows[0] == ["1", "0.5000", *(["0.7600"] if shown else []), "0.1000"]
 
 
 def test_tables_and_figures_on_one_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -235,6 +235,7 @@ def test_nothing_to_compare_with_is_a_dash_and_no_drawing(faked: type[Faked], tm
         (["two", "on=tiger_tin"], "there is no experiment 'tiger_tin'; did you mean tiger_tiny?"),
         (["two", "on="], "there is no experiment ''"),
         (["two", "tokenizer.seed=2"], 'tokenizer.seed=2: a study has several; write seeds="1 2 3"'),
+        (["two", "data.name=Toys"], "data.name=Toys: the data set is that of the experiments: choose them with on="),
         (["glass_tiny", "only=no serach"], "there is no row 'no serach'; expected some of: whole model, no tier token"),
         (["glass_tiny", "only="], "there is no row ''"),
         (["glass_tiny", "seeds=1 x"], "seeds='1 x': expected different whole numbers"),

@@ -49,6 +49,17 @@ def test_a_row_that_is_what_the_experiment_does_anyway_is_left_out() -> None:
     assert said == ["left out, as it changes nothing in glass_tiny: 10 found (model.retrieved=10)"]
 
 
+def test_published_figures_stand_beside_a_row_of_their_protocol_alone() -> None:
+    def printed(*overrides: str) -> list[float | None]:
+        cells = plan(read(["tokenizers_tiger", "seeds=1", "on=tiger_beauty", *overrides]), print)
+        return [cell.published.get("recall@10") for cell in cells if cell.asked]
+
+    for same in ("train.max_epochs=3", "data.data_dir=/elsewhere"):
+        assert printed(same) == [0.0648, 0.0533, 0.0434]
+    for other in ("split.kind=time", "split.cold_share=0.05", "data.min_count=10", "evaluation.oracle_first_code=true"):
+        assert printed(other) == [None] * 3
+
+
 def test_a_seed_is_the_tokenizers_too_where_the_study_says_so() -> None:
     asked = read(["tokenizers", "seeds=2", "only=tree", "on=causal_tiny"])
     (base, tree) = [cell for cell in plan(asked, print) if cell.asked]
