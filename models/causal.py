@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from models.attention import Shape, causal_mask
 from models.copying import Beginnings, Copying
 from models.inside import Inside
-from models.next_item import at, at_once, before, chosen
+from models.next_item import at, at_once, before, chosen, products
 from models.transformer import CausalStack, CausalState, rounded
 from sid.tokens import BOS, PAD, TokenSpace
 
@@ -89,9 +89,9 @@ class Causal(nn.Module):
         self.copying = copying
 
     def logits(self, states: Tensor, level: int) -> Tensor:
-        """Scores (..., V) of the codes of `level`."""
-        weight = self.embedding if self.output is None else self.output
-        return F.linear(states, weight[self.tokens.level(level)])
+        """Scores (..., V) of the codes of `level`; where codes are ranked and not learnt, not rounded."""
+        weight = (self.embedding if self.output is None else self.output)[self.tokens.level(level)]
+        return F.linear(states, weight) if self.training else products(states, weight)
 
     def split(self, tokens_BS: Tensor, targets: int) -> Split:
         """The token that opens every sequence (B, 1), user or BOS, and the items' tokens (B, T, L).

@@ -1,5 +1,5 @@
-"""What classic retrievers share: a history becomes one state, and items are scored by it. And how places of sequences
-are picked, for all.
+"""What classic retrievers share: a history becomes one state, and items are scored by it. And for all, how places of
+sequences are picked, and products that are ranked.
 
 Legend: B users or windows, T items of a sequence, X targets, N items, U users, D width, A attributes of an item,
 L levels, M places of several parts.
@@ -156,10 +156,16 @@ def before(values: Sequence[Tensor], places: Sequence[Tensor], nothing: int) -> 
     return torch.cat(parts)
 
 
-def products(states_BD: Tensor, answers_ND: Tensor) -> Tensor:
-    """(B, N) inner products in float32, also under autocast: bfloat16 would make equals of the best items."""
-    with torch.autocast(states_BD.device.type, enabled=False):
-        return states_BD.float() @ answers_ND.float().T
+def products(states: Tensor, answers_ND: Tensor) -> Tensor:
+    """(..., N) inner products of states (..., D), in float32 also under autocast: bfloat16 would make equals of the
+    best."""
+    with torch.autocast(states.device.type, enabled=False):
+        return exact(states) @ exact(answers_ND).T
+
+
+def exact(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def recent(x_BTD: Tensor, length: int) -> Tensor:

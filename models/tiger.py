@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from models.attention import Packed, Shape, Source
 from models.copying import Beginnings, Copying
 from models.inside import Inside
+from models.next_item import exact, products
 from models.transformer import Decoder, DecoderState, Encoder
 from sid.tokens import BOS, PAD, TokenSpace
 
@@ -78,7 +79,9 @@ class Tiger(nn.Module):
         return self.encoder(x_BSD, mask_B11S), mask_B11S
 
     def _logits(self, states: Tensor) -> Tensor:
-        return F.linear(states * self.embedding.shape[1] ** -0.5, self.embedding)
+        """(..., W), where codes are ranked and not learnt, not rounded."""
+        states = states * self.embedding.shape[1] ** -0.5
+        return F.linear(states, self.embedding) if self.training else products(states, self.embedding)
 
     def history(self, tokens_BS: Tensor) -> Tensor:
         """(B, T, L) tokens of the items that codes may be copied from, PAD where there is none."""
@@ -105,7 +108,7 @@ class Tiger(nn.Module):
         before_BL = F.pad(self.tokens.encode(codes_BL)[:, :-1], (1, 0), value=BOS)
         logits_BLW = self._logits(self.decoder(F.embedding(before_BL, self.embedding), source, mask_B11S, asides))
         if self.copying is not None and past is not None:
-            logits_BLW = exact(logits_BLW)
+            logits_BLW = exact(logits_BLW)  # bfloat16 would round what is added
             for level, added_BV in enumerate(self.copying.taught(past, codes_BL)):
                 logits_BLW[:, level, self.tokens.level(level)] += added_BV
         return logits_BLW
@@ -189,7 +192,6 @@ class Tiger(nn.Module):
         states_BKD, decoder = self.decoder.step(embedded_BKD, parents_BK, state.decoder, asides)
         logits_BKW, own = self._logits(states_BKD), self.tokens.level(level)
         if self.copying is not None and past is not None:
-            logits_BKW = exact(logits_BKW)
             logits_BKW[..., own] += self.copying.added(level, past)
         logp_BKW = logits_BKW.log_softmax(-1, dtype=torch.float32)
         return logp_BKW[..., own], TigerState(decoder, past)
@@ -199,8 +201,3 @@ class Tiger(nn.Module):
     ) -> tuple[Tensor, TigerState]:
         """Log-probabilities (B, K, V) of the codes of `level` (see `sid.decode.Generator`)."""
         return self.continue_with(state, level, codes_BK, parents_BK)
-
-
-def exact(logits: Tensor) -> Tensor:
-    """In float32 at least: bfloat16 would round what is added."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

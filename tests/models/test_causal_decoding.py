@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.attention import Attention, KeysValues, Shape, Shared, attend
 from models.causal import Causal
+from models.configs import CausalConfig
 from models.copying import RATE
 from sid.decode import beam_search
 from sid.tokens import PAD
@@ -207,3 +208,16 @@ def test_in_bf16_it_trains_and_ranks_about_as_in_fp32(form: str) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             half = beam_search(model, model.begin(tokens_BS), tree, 8)
     torch.testing.assert_close(half.scores_BK.float(), exact.scores_BK.float(), atol=0.1, rtol=0.05)
+
+
+@both_forms
+@torch.no_grad()
+def test_codes_are_ranked_by_logits_that_are_not_rounded(form: str) -> None:
+    """Of 400 logits in bfloat16 some would be equal."""
+    torch.manual_seed(0)
+    model = CausalConfig(form, width=16, num_layers=1, num_heads=2, head_width=8, ff_width=32).build((400, 3), 5).eval()
+    tokens_BS, target_BT = torch.randint(2, 402, (2, 6)), last_of(3).expand(2, -1)
+    with torch.autocast("cpu", torch.bfloat16):
+        logp_BV = model.next_logp(model.begin(tokens_BS), 0, None, None)[0][:, 0]
+        shown_BV = model.target_logits([(tokens_BS, target_BT)])[0][0]
+    assert all(len(row_V.unique()) == 400 for row_V in (*shown_BV, *logp_BV))

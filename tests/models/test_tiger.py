@@ -154,6 +154,20 @@ def test_what_copying_adds_is_not_rounded_to_bfloat16() -> None:
         torch.testing.assert_close(found, -8.123 * (found < -1), atol=1e-5, rtol=0)
 
 
+@torch.no_grad()
+def test_codes_are_ranked_by_logits_that_are_not_rounded() -> None:
+    """Of 400 logits in bfloat16 some would be equal."""
+    torch.manual_seed(0)
+    model = TigerConfig(width=16, num_layers=1, num_heads=2, head_width=8, ff_width=32).build((400, 3), 20).eval()
+    tokens_BS = histories(model, [9, 5])
+    with torch.autocast("cpu", torch.bfloat16):
+        logp_BV = model.next_logp(model.begin(tokens_BS), 0, None, None)[0][:, 0]
+        shown_BV = model(tokens_BS, torch.zeros(2, 2, dtype=torch.long))[:, 0, model.tokens.level(0)]
+        learnt_BLW = model.train()(tokens_BS, torch.zeros(2, 2, dtype=torch.long))
+    assert all(len(row_V.unique()) == 400 for row_V in (*shown_BV, *logp_BV))
+    assert learnt_BLW.dtype == torch.bfloat16
+
+
 def test_attention_equals_torch() -> None:
     q, k, v, bias = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 5, 8), torch.randn(2, 3, 5, 8), torch.randn(1, 3, 4, 5)
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
