@@ -62,7 +62,7 @@ class FreshRankMetrics(RankMetrics):
 
 
 class EntropyDiversity(Metric):
-    """Entropy@K: entropy (natural log) of the categories of a user's top K, mean over users (TIGER, section 4.4).
+    """Entropy@K: entropy (natural log) of the categories of a user's top K, mean over users (TIGER, section 4.3).
 
     A user's entropy is kept as a whole number of 2^-30, so that the sum does not depend on the order of users.
     """

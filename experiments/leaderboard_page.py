@@ -13,6 +13,7 @@ from experiments.figures import COLOURS, FAINT, INK, Panel, draw
 from experiments.grid import Grid, markdown_grid, print_grid
 from experiments.page import count, number, render
 from experiments.paired import Change
+from experiments.published import comparable
 from experiments.stages import write_all
 from experiments.study_page import float32_notes, mean_and_spread, plain, signed
 from experiments.study_table import Cell, Judge, Measured
@@ -128,9 +129,9 @@ def board_row(cell: Cell, below: Sequence[Cell], judge: Judge, wall: bool) -> Ro
 
 
 def published(cell: Cell) -> dict[str, float]:
-    """The model's own row of a paper, if there is one: "TIGER, Table 1" is TIGER's. Brackets name another protocol."""
-    rows = next(iter(cell.configs.values())).published
-    return next((dict(row) for name, row in rows.items() if name.startswith(f"{cell.row},") and "(" not in name), {})
+    """The model's own row of a paper, if there is one: "TIGER, Table 1" is TIGER's."""
+    rows = comparable(next(iter(cell.configs.values())).published)
+    return next((dict(row) for name, row in rows.items() if name.startswith(f"{cell.row},")), {})
 
 
 def table(board: Board) -> Grid:

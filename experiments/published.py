@@ -1,5 +1,7 @@
 """What papers print of these experiments. Plain data."""
 
+from collections.abc import Mapping
+
 Rows = dict[str, dict[str, float]]
 
 
@@ -63,6 +65,11 @@ def beside(data: str) -> Rows:
         "TIGER, mean of 3 seeds": TIGER_SEEDS[data],
         "SASRec, Table 1": rival_row("sasrec_bce", data),
     }
+
+
+def comparable(rows: Mapping[str, dict[str, float]]) -> Rows:
+    """Those of our protocol: a name in whose brackets another one stands, as in "TIGER (ratio > 1)", is only shown."""
+    return {name: figures for name, figures in rows.items() if "(" not in name}
 
 
 def rival_row(model: str, data: str) -> dict[str, float]:

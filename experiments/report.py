@@ -13,6 +13,7 @@ from datamodules.catalog import Catalog
 from datamodules.split import Split
 from experiments.example_users import example_users
 from experiments.page import count, duration, number, read_columns, read_json, read_text, render, share
+from experiments.published import comparable
 from experiments.results import PRETRAINING, training_columns
 from experiments.stages import write_atomically
 
@@ -110,7 +111,7 @@ def verdict(test: Mapping[str, Any]) -> str:
     against = []
     if popular := test.get("popularity", {}).get("recall@10"):
         against.append(f"{ours / popular:.1f}× popularity")
-    for source, row in test.get("published", {}).items():
+    for source, row in comparable(test.get("published", {})).items():
         if row.get("recall@10"):
             against.append(f"{ours / row['recall@10']:.0%} of the published {row['recall@10']:.4f} ({source})")
             break
@@ -143,22 +144,26 @@ def training_words(columns: Mapping[str, np.ndarray], before: int = 0) -> str:
 
 
 def results_table(name: str, test: Mapping[str, Any]) -> dict[str, Any]:
-    """Item-level metrics: ours, popularity, then every published row; the best of each column is marked."""
+    """Item-level metrics: ours, popularity, then every published row; the best of each column is marked, of those
+    that are of one protocol."""
     ours = test.get("metrics", {})
     fresh = {key.removeprefix("fresh_"): value for key, value in ours.items() if key.startswith("fresh_")}
     others = {"History left out of the lists": fresh, "Popularity": test.get("popularity", {})}
-    rows = {name: ours, **others, **test.get("published", {})}
+    published = test.get("published", {})
+    rows = {name: ours, **others, **published}
+    judged = [label for label in rows if label not in published.keys() - comparable(published).keys()]
     found = {key for row in rows.values() for key in row if re.fullmatch(r"(recall|ndcg)@\d+", key)}
     keys = sorted(found, key=lambda key: (key.startswith("ndcg"), int(key.split("@")[1])))
-    best = {key: max(row[key] for row in rows.values() if row.get(key) is not None) for key in keys}
+    best = {key: max((rows[label].get(key) or 0.0 for label in judged), default=0.0) for key in keys}
     heads = [key.replace("recall", "Recall").replace("ndcg", "NDCG") for key in keys]
     return {
         "heads": heads,
         "rows": [
-            (label, [(row.get(key), row.get(key) == best[key]) for key in keys], place == 0)
+            (label, [(row.get(key), label in judged and row.get(key) == best[key]) for key in keys], place == 0)
             for place, (label, row) in enumerate(rows.items())
             if row
         ],
+        "foreign": len(judged) < len(rows),
     }
 
 

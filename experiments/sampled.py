@@ -92,6 +92,7 @@ def panels(rows: Mapping[str, Mapping[str, float]], greedy: Mapping[str, Any]) -
         caption = (
             f"Lists of {USERS:,} test users at most, drawn without replacement. A higher temperature should"
             " bring more kinds of item, and fewer hits; the dotted line is the beam search of the test, on all users."
+            " Draws go by codes alone; where a model judges whole items besides, that search ranks by both."
         )
         drawings.append(Panel(f"{title} over the temperature", draw(f"drawn-{key[:6]}", title, NORMAL, paint), caption))
     return drawings

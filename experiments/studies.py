@@ -119,7 +119,10 @@ STUDIES = {
     "tokenizers_tiger": Study(
         "TIGER's Table 2: what semantic IDs are worth",
         AMAZON,
-        {"RQ-VAE": [], **{row: [f"tokenizer={row.lower()}", "tokenizer.depth=4"] for row in ("LSH", "random")}},
+        {
+            "RQ-VAE": ["tokenizer=rqvae"],
+            **{row: [f"tokenizer={row.lower()}", "tokenizer.depth=4"] for row in ("LSH", "random")},
+        },
         base="RQ-VAE",
         tokenizer_seeds=True,
         published={f"tiger_{data}": rows for data, rows in published.TIGER.items()},
@@ -128,10 +131,10 @@ STUDIES = {
         "TIGER's Tables 5 and 8: layers, user tokens",
         ["tiger_beauty"],
         {
-            "4 layers": [],
+            "4 layers": ["model.num_layers=4"],
             "3 layers": ["model.num_layers=3"],
             "5 layers": ["model.num_layers=5"],
-            "no user tokens": ["model.num_user_tokens=0"],
+            "no user tokens": ["model.num_layers=4", "model.num_user_tokens=0"],
         },
         base="4 layers",
         published={
@@ -146,7 +149,7 @@ STUDIES = {
         "TIGER's Table 10: semantic IDs for several catalogues",
         ["tiger_beauty", "tiger_sports"],
         {
-            "own IDs": [],
+            "own IDs": ["combined_with=[]"],
             "IDs of three catalogues": {
                 "tiger_beauty": ["combined_with=[tiger_sports,tiger_toys]"],
                 "tiger_sports": ["combined_with=[tiger_beauty,tiger_toys]"],

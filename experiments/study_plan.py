@@ -73,8 +73,9 @@ def rows_on(experiment: str, asked: Asked, say: Say) -> list["Cell"]:
             continue
         if (config.data, config.split) != (base.data, base.split):
             raise UserError(f"row {row!r} has other test targets than {study.base!r}: they cannot be compared")
-        shown = configure(replace(own, published=printed), row, asked, left_out[row]).published
-        cell.published = shown.get(row, {})  # none of another protocol
+        if row in printed:  # which go where the protocol is another
+            shown = configure(replace(own, published=printed), row, asked, left_out[row])
+            cell.published = shown.published.get(row, {})
         cell.configs = {seed: seeded(config, seed, study.tokenizer_seeds) for seed in asked.seeds}
         cells.append(cell)
     return cells

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 def inverse_sqrt(warmup: int) -> Callable[[int], float]:
-    """Linear to 1 over `warmup` steps, then sqrt(warmup / step): T5's schedule."""
+    """Linear to 1 over `warmup` steps, then sqrt(warmup / step), as T5, whose rate is constant before."""
     warmup = max(warmup, 1)
     return lambda step: min((step + 1) / warmup, math.sqrt(warmup / (step + 1)))
 

@@ -34,6 +34,8 @@ class RPG(ItemReader):
         if known.codes_NL is None:
             raise ValueError("RPG needs the codes of the items")
         self.levels, self.temperature = known.codes_NL.shape[1], temperature
+        self.averaged = self.levels
+        """Log-likelihoods that a score is the mean of: an item is drawn by their sum."""
         size = int(known.codes_NL.max()) + 1
         rows_NL = known.codes_NL + size * torch.arange(self.levels)
         self.register_buffer("rows_NL", rows_NL, persistent=False)

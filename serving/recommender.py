@@ -37,7 +37,8 @@ class Question(NamedTuple):
     beams: int = 0
     """Beams of a generative model, at least k; 0: as many as in the test."""
     temperature: float = 0.0
-    """0: the likeliest items; above: items are drawn, the more evenly the higher it is."""
+    """0: the likeliest items; above: items are drawn, the more evenly the higher it is. Draws go by codes alone where
+    the model has codes: what Sidlight thinks of whole items besides has no part in them."""
     first_temperature: float = 0.0
     """The temperature of the first code, for lists of several kinds of item; 0: as `temperature`. Where that is 0, the
     other codes are drawn at 1."""
@@ -183,6 +184,8 @@ class Recommender:
         model: Any = self.bundle.model
         if self.bundle.table is None:
             scores_BN = model.scores(batch.history_BT, batch.user_B) / (question.temperature or 1.0)
+            if sampler is not None:
+                scores_BN = scores_BN * getattr(model, "averaged", 1)
             if seen_BT is not None:
                 scores_BN = ruled_out(scores_BN, seen_BT)
             lists = top_items(scores_BN, self._candidates, wanted, sampler)

@@ -27,7 +27,7 @@ class Done(NamedTuple):
     answered: int
     """Users with recommendations."""
     empty: int
-    """Users of whose history no item is known; they have an empty list."""
+    """Users with an empty list: of their history no item is known, or it leaves none to recommend."""
 
 
 def recommend_table(

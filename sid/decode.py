@@ -26,7 +26,7 @@ class Recommendations(NamedTuple):
     scores_BK: Tensor
     """(B, K) float; the log-likelihood of the item, for a generative model that does not judge whole items."""
     codes_BKL: Tensor | None
-    """(B, K, L) int64 codes, None for a model without codes."""
+    """(B, K, L) int64 codes, -1 at score -inf; None for a model without codes."""
 
     def part(self, rows: slice, ranks: slice) -> "Recommendations":
         """Some users' lists, or the tops of them."""
@@ -92,7 +92,7 @@ def beam_search(
       to one. The ranking differs. A prefix with one item left costs nothing more: its continuation is certain, and the
       model is asked about the other beams alone.
 
-    `trace` collects the codes (B, K, l) of all beams after each level l, best first.
+    `trace` collects the codes (B, K, l) of all beams after each level l, best first; -1 where there are no more.
 
     With a `sampler` (`constrained` only) the items are drawn without replacement, each time with its probability among
     those that are left, and come in the order of the draws; see `sid.sampling`.
@@ -126,7 +126,7 @@ def beam_search(
         prefix_BKL = prefix_BKL.gather(1, parents_BK[..., None].expand(-1, -1, level))
         prefix_BKL = torch.cat([prefix_BKL, codes_BK[..., None]], dim=2)
         if trace is not None:
-            trace.append(prefix_BKL)
+            trace.append(prefix_BKL.masked_fill(_dead(logp_BK), -1))
         if level + 1 == tree.num_levels:
             break
         parents_BK = slots_BK.gather(1, parents_BK)
@@ -139,8 +139,13 @@ def beam_search(
     return Recommendations(
         F.pad(items_BK, missing, value=-1),
         F.pad(logp_BK if worth is None else rank_BK, missing, value=-torch.inf),
-        F.pad(prefix_BKL, (0, 0, *missing), value=-1),
+        F.pad(prefix_BKL.masked_fill(_dead(logp_BK), -1), (0, 0, *missing), value=-1),
     )
+
+
+def _dead(logp_BK: Tensor) -> Tensor:
+    """(B, K, 1): beams that fill up where there are fewer prefixes than beams; what they hold is another's codes."""
+    return logp_BK[..., None] == -torch.inf
 
 
 def recommended(

@@ -292,6 +292,19 @@ def test_the_best_of_every_column_is_marked():
     ]
 
 
+def test_rows_of_another_protocol_are_shown_and_not_compared_with():
+    foreign = {"GLASS (ratio > 1)": {"recall@10": 0.9, "recall@50": 0.99}}
+    test = TEST | {"published": foreign | TEST["published"]}
+    table = results_table("ours", test)
+    assert table["foreign"] and not results_table("ours", TEST)["foreign"]
+    marks = {label: [best for _, best in cells] for label, cells, _ in table["rows"]}
+    assert table["heads"] == ["Recall@5", "Recall@10", "Recall@50", "NDCG@10"]
+    assert marks["GLASS (ratio > 1)"] == [False] * 4
+    assert marks["TIGER, Table 1"] == [False, True, False, True]
+    assert "of the published 0.5000 (TIGER, Table 1)" in verdict(test)
+    assert "published" not in verdict(TEST | {"published": foreign})
+
+
 def test_the_verdict_stands_without_popularity():
     assert verdict({"users": 1000, "metrics": {"recall@10": 0.05}}) == "Recall@10 0.0500 on 1,000 test users."
     zero = {"users": 5, "metrics": {"recall@10": 0.0}, "popularity": {"recall@10": 0.0}}

@@ -13,7 +13,7 @@ from datamodules.split import SplitConfig
 from datamodules.synthetic import SyntheticConfig
 from experiments import pipeline
 from experiments.config import as_trained, asked_at_test, to_yaml
-from experiments.named import glass_tiny
+from experiments.named import glass_tiny, named
 from experiments.overrides import override
 from experiments.paired import Scores, history_lengths
 from experiments.studies import PLAIN, STUDIES
@@ -47,6 +47,14 @@ def test_a_row_that_is_what_the_experiment_does_anyway_is_left_out() -> None:
     cells = plan(asked, said.append)
     assert [cell.row for cell in cells if cell.asked] == [WHOLE, "no neighbours"]
     assert said == ["left out, as it changes nothing in glass_tiny: 10 found (model.retrieved=10)"]
+
+
+@pytest.mark.parametrize("name", [name for name in STUDIES if name not in ("tokenizers", "codebooks", "tiger_cold")])
+def test_a_base_that_is_spelt_out_is_what_the_experiment_does(name: str) -> None:
+    study = STUDIES[name]
+    for experiment in study.experiments:
+        config = override(named(experiment), study.overrides(study.base, experiment) or [])
+        assert config == named(experiment)
 
 
 def test_published_figures_stand_beside_a_row_of_their_protocol_alone() -> None:

@@ -5,6 +5,7 @@ Legend: B histories, K items, L levels.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -75,6 +76,18 @@ def test_nobody_s_answer_depends_on_who_asks_beside(name: str, how: Question, ru
         assert torch.equal(together.items_BK[row], ready.answer([history], how).lists.items_BK[0])
     if how.temperature:
         assert not torch.equal(together.items_BK, ready.answer(histories, how._replace(seed=4)).lists.items_BK)
+
+
+def test_rpg_draws_by_the_likelihood_of_all_codes_and_ranks_by_their_mean(runs: dict[str, Path]) -> None:
+    ready = recommender(runs["rpg_tiny"])
+    model: Any = ready.bundle.model
+    history = asked(ready)[0][0]
+    ranked = ready.answer([history], Question(k=5)).lists
+    scores_BN = model.scores(ready.batch([history]).history_BT, torch.tensor([-1])).detach()
+    assert torch.allclose(ranked.scores_BK, scores_BN.topk(5).values)
+    drawn = ready.answer([history], Question(k=5, temperature=2.0)).lists
+    levels = ready.bundle.inputs["codes_NL"].shape[1]
+    assert torch.allclose(drawn.scores_BK, scores_BN.gather(1, drawn.items_BK) * (levels / 2))
 
 
 def test_fresh_lists_are_the_longer_ones_without_the_history(runs: dict[str, Path]) -> None:

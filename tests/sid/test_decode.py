@@ -238,6 +238,19 @@ def test_fewer_items_than_beams_leave_the_rest_empty(constrained: bool) -> None:
 
 
 @pytest.mark.parametrize("constrained", [False, True])
+def test_beams_that_fill_up_hold_no_codes(constrained: bool) -> None:
+    """Of [0, 0], [1, 0] and [1, 1] the first has one child where the level is two wide: a place for no prefix."""
+    trace: list[Tensor] = []
+    model, trie = Lookup.random((2, 2), 3, seed=0), Trie.from_codes(torch.tensor([[0, 0], [1, 0], [1, 1]]))
+    found = beam_search(model, model.begin(), trie, 5, constrained, trace)
+    assert found.codes_BKL is not None
+    for codes_BKl, prefixes in ((trace[0], 2), (trace[1], 3), (found.codes_BKL, 3)):
+        for beams in codes_BKl.tolist():
+            assert len({tuple(codes) for codes in beams[:prefixes] if -1 not in codes}) == prefixes
+            assert all(code == -1 for codes in beams[prefixes:] for code in codes)
+
+
+@pytest.mark.parametrize("constrained", [False, True])
 def test_an_item_that_the_model_rules_out_is_not_recommended(constrained: bool) -> None:
     model = Lookup((2,), [torch.tensor([[[0.0, -inf]]])])
     found = beam_search(model, model.begin(), Trie.from_codes(torch.tensor([[0], [1]])), 2, constrained)
