@@ -151,19 +151,19 @@ def results_table(name: str, test: Mapping[str, Any]) -> dict[str, Any]:
     others = {"History left out of the lists": fresh, "Popularity": test.get("popularity", {})}
     published = test.get("published", {})
     rows = {name: ours, **others, **published}
-    judged = [label for label in rows if label not in published.keys() - comparable(published).keys()]
+    foreign = published.keys() - comparable(published).keys()
     found = {key for row in rows.values() for key in row if re.fullmatch(r"(recall|ndcg)@\d+", key)}
     keys = sorted(found, key=lambda key: (key.startswith("ndcg"), int(key.split("@")[1])))
-    best = {key: max((rows[label].get(key) or 0.0 for label in judged), default=0.0) for key in keys}
+    best = {key: max(row.get(key) or 0.0 for label, row in rows.items() if label not in foreign) for key in keys}
     heads = [key.replace("recall", "Recall").replace("ndcg", "NDCG") for key in keys]
     return {
         "heads": heads,
         "rows": [
-            (label, [(row.get(key), label in judged and row.get(key) == best[key]) for key in keys], place == 0)
+            (label, [(row.get(key), label not in foreign and row.get(key) == best[key]) for key in keys], place == 0)
             for place, (label, row) in enumerate(rows.items())
             if row
         ],
-        "foreign": len(judged) < len(rows),
+        "foreign": bool(foreign),
     }
 
 

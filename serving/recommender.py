@@ -183,9 +183,9 @@ class Recommender:
         trace: list[Tensor] = []
         model: Any = self.bundle.model
         if self.bundle.table is None:
-            scores_BN = model.scores(batch.history_BT, batch.user_B) / (question.temperature or 1.0)
+            scores_BN = model.scores(batch.history_BT, batch.user_B)
             if sampler is not None:
-                scores_BN = scores_BN * getattr(model, "averaged", 1)
+                scores_BN = scores_BN * (getattr(model, "averaged", 1) / question.temperature)
             if seen_BT is not None:
                 scores_BN = ruled_out(scores_BN, seen_BT)
             lists = top_items(scores_BN, self._candidates, wanted, sampler)
