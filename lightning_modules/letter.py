@@ -20,6 +20,10 @@ class LETTERModule(QuantizerModule):
 
     Codes are grouped anew before every epoch, as in LETTER's code. Where collaborative vectors (N, C) are not as wide
     as codes (both are 32 in the paper), the sums are projected.
+
+    Unlike in that code, squared errors are summed over a vector's numbers, where it takes means, so that the same
+    weights say less beside them; diversity is summed over levels, not their mean; groups are of about equal size, where
+    its differ up to fourfold; and the last level's codes are the nearest ones, where it can spread them (Sinkhorn).
     """
 
     def __init__(self, config: "LETTERConfig", vectors_ND: Tensor, collaborative_NC: Tensor) -> None:

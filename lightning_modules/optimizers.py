@@ -14,7 +14,7 @@ is: its default of 1e-7 is above most of ours, whose steps would not get smaller
 
 
 def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser of these parameters; weights that are vectors do not decay."""
+    """The optimiser of these parameters; weights that are vectors do not decay, tables of biases by distance do."""
     parameters = list(parameters)
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},

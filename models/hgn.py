@@ -1,5 +1,8 @@
 """HGN (Ma et al. 2019, arXiv 1906.09217): gates over the features and the items of the last few items.
 
+Unlike in the released code gated items have dropout, places without an item count nothing (there windows are full), and
+weights start as other models' here.
+
 Legend: B users, T items of a sequence, L items that a place sees, D width.
 """
 

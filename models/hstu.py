@@ -1,8 +1,8 @@
 """HSTU (Zhai et al. 2024, arXiv 2402.17152) as an encoder over items: attention by SiLU instead of a softmax.
 
 Without the paper's bias by time: histories carry no times here. Unlike in the released code every head has its own bias
-by distance, states are scaled to a length of sqrt(D) and meet items of free length (there both have unit length, over a
-temperature of .05), and projections start as torch's do.
+by distance, norms have weights and biases, states are scaled to a length of sqrt(D) and meet items of free length
+(there both have unit length, over a temperature of .05), and projections start as torch's do.
 Legend: B users, T items of a sequence, D width, H heads, E head width.
 """
 

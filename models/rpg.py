@@ -3,6 +3,8 @@
 A causal transformer reads items, each the mean of its code embeddings. From the state behind an item a head for every
 level makes a distribution over that level's codes, and an item's score is the mean log-likelihood of its codes: they
 have no order, and none waits for another. The published network is GPT-2's; here layers are those of `CausalStack`.
+Unlike in the released code a softmax leaves out codes that no item has, what is read is scaled, and biases of heads
+start at 0.
 Scores are of all items; the paper, for large catalogues, looks for the best of them along a graph of similar ones.
 Legend: B users, T items of a sequence, X targets, N items, L levels, K codes of a level, D width.
 """

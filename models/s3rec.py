@@ -23,6 +23,9 @@ class S3Rec(SASRec):
     """First trained on `pretraining_loss`, then as SASRec.
 
     Pre-training sees both sides of an item, as BERT4Rec. It hides the last item and, of the others, the share `hidden`.
+    A user's items are one sequence of it, or as many as fit `max_items`, where the authors' code makes one of every
+    beginning; and other items, of which hidden ones are told, are any but the target, where theirs are none of the
+    sequence.
     """
 
     def __init__(self, known: Known, shape: Shape, hidden: float, objective: Objective) -> None:
