@@ -225,13 +225,14 @@ def unused_by(model: ModelConfig) -> dict[str, str]:
         if not model.learns:
             names = ("max_epochs", "patience", "validate_every", "checkpoint_minutes", "clip", "ema")
             options = [f"optimizer.{f.name}" for f in dataclasses.fields(OptimizerConfig)]
-            found["learns nothing"] = [*options, *(f"train.{name}" for name in names)]
+            of_batches = [f"sequences.{name}" for name in ("stride", "steps_per_epoch", "item_dropout", "batch_size")]
+            found["learns nothing"] = [*options, *(f"train.{name}" for name in names), *of_batches]
     return {key: why for why, keys in found.items() for key in keys}
 
 
-def unused(config: RunConfig) -> dict[str, str]:
-    """Dotted key -> why nothing reads it in this configuration."""
-    kind, encoder = config.split.kind, config.embed.encoder
+def unused(config: RunConfig, kind: str = "", encoder: str = "") -> dict[str, str]:
+    """Dotted key -> why nothing reads it in this configuration, whose split.kind and embed.encoder may be given."""
+    kind, encoder = kind or config.split.kind, encoder or config.embed.encoder
     found = {key: f"{config.name} {why}" for key, why in unused_by(config.model).items()}
     if kind != "time":
         found["split.test_share"] = f"split.kind is {kind}"

@@ -113,8 +113,10 @@ def finished_stage(run: Path, stage: str) -> dict[str, Any]:
     if not path.exists():
         return {}
     manifest = read_json(path)
-    files = {name: digest for name, digest in manifest.get("files", {}).items() if name in READ}
-    require_files(run, stage, files, f"Repeat the run's command with force={stage}.")
+    written, again = manifest.get("files", {}), f"Repeat the run's command with force={stage}."
+    if not isinstance(written, dict):
+        raise UserError(f"{path} is damaged: files={written!r}, expected names and hashes. {again}")
+    require_files(run, stage, {name: digest for name, digest in written.items() if name in READ}, again)
     return manifest
 
 

@@ -108,21 +108,22 @@ def lacking(experiment: str, asked: Asked) -> dict[str, list[str]]:
 
 def keys(config: "RunConfig", overrides: Sequence[str]) -> set[str]:
     """Those of the kinds of model and tokenizer that the configuration has then, and of the parts that it reads."""
-    from experiments.config import TOKENIZERS, unread, unused_by
+    from experiments.config import TOKENIZERS, unread, unused
     from models.classic_configs import ClassicConfig
     from sid.configs import TokenizerConfig
 
-    chosen = [word.partition("=")[2] for word in overrides if word.startswith("tokenizer=")]
+    chosen = {key: value for key, _, value in (word.partition("=") for word in overrides)}
+    tokenizer = chosen.get("tokenizer")
     kinds: dict[str, Any] = {
         "model": type(config.model),
-        "tokenizer": TOKENIZERS.get(chosen[-1], TokenizerConfig) if chosen else type(config.tokenizer),
+        "tokenizer": TOKENIZERS.get(tokenizer, TokenizerConfig) if tokenizer else type(config.tokenizer),
         **{part: type(getattr(config, part)) for part in ("embed", "sequences", "optimizer", "train", "evaluation")},
     }
     for part in unread(config.model) if isinstance(config.model, ClassicConfig) else ():
         del kinds[part]
     axes = ("tokenizer.size", "tokenizer.depth") if "tokenizer" in kinds else ()
     options = (f"{part}.{field.name}" for part, kind in kinds.items() for field in fields(kind))
-    return {*kinds, *axes, *options} - {*unused_by(config.model)}
+    return {*kinds, *axes, *options} - {*unused(config, encoder=chosen.get("embed.encoder", ""))}
 
 
 def without(overrides: Sequence[str], left_out: Sequence[str]) -> list[str]:

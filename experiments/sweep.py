@@ -78,18 +78,30 @@ def read(arguments: Sequence[str]) -> Asked:
     require(int(own["jobs"]) >= 1, "jobs", own["jobs"], "at least 1")
     first = {key: values[0] for key, values in sweep.choices.items()} | {key: s.low for key, s in sweep.spans.items()}
     try:  # all together; some go with one another alone
-        config = override(named(name), [*overrides, *(f"{key}={value}" for key, value in first.items())])
+        config = override(named(name), [*overrides, *(f"{key}={value}" for key, value in first.items())], idle=True)
     except UserError:
-        config = override(named(name), overrides)
+        config = override(named(name), overrides, idle=True)
         for key, value in first.items():
-            override(config, [f"{key}={value}"])
+            override(config, [f"{key}={value}"], idle=True)
     guarded = [(key, value) for key in GUARDED for value in sweep.values(key)]
-    for one in (config, *(override(config, [f"{key}={value}"]) for key, value in guarded)):
+    for one in (config, *(override(config, [f"{key}={value}"], idle=True) for key, value in guarded)):
         require_honest(one)
+    refuse_idle(config, sweep, [*(word.partition("=")[0] for word in overrides), *first])
     drawing = ["multiples of q"] if any(span.step for span in sweep.spans.values()) else []  # older ones began at min
     folder = f"{name}-{path.stem}-{fingerprint([path.read_text(), Pipeline(config).train.hash, *drawing])}"
     numbers = (int(own["jobs"]), int(own["worker"]))
     return Asked(name, path, sweep, *numbers, overrides, Path(config.output_dir) / "sweeps" / folder)
+
+
+def refuse_idle(config: "RunConfig", sweep: Sweep, keys: Sequence[str]) -> None:
+    """Raises UserError for a key that no trial reads."""
+    from experiments.config import unused
+
+    kinds, encoders = (sweep.values(key) or [""] for key in ("split.kind", "embed.encoder"))
+    reasons = [unused(config, kind, encoder) for kind in kinds for encoder in encoders]
+    for key in keys:
+        if all(key in found for found in reasons):
+            raise UserError(f"{key}: it changes nothing, as {reasons[0][key]}")
 
 
 def require_honest(config: "RunConfig") -> None:

@@ -159,9 +159,9 @@ def claimed(study: optuna.Study, sweep: Sweep, folder: Path, before: set[int]) -
 
 
 def trial_config(name: str, overrides: Sequence[str], values: dict[str, Any]) -> RunConfig:
-    """A trial is one process on one device. Raises UserError."""
+    """A trial is one process on one device; what it does not read, others may. Raises UserError."""
     assignments = [f"{key}={value}" for key, value in values.items()]
-    return override(named(name), [*overrides, *assignments, "train.devices=1", "train.num_nodes=1"])
+    return override(named(name), [*overrides, *assignments, "train.devices=1", "train.num_nodes=1"], idle=True)
 
 
 def attempt(trial: optuna.Trial, sweep: Sweep, name: str, overrides: Sequence[str]) -> float:

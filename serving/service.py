@@ -56,6 +56,7 @@ class Item(BaseModel):
     codes: list[int] | None = None
     """Semantic ID; none for a model that reads no codes."""
     score: float | None = None
+    """What items are ranked by, or drawn by at a temperature above 0: two scales, which do not compare."""
 
 
 class Prefix(BaseModel):

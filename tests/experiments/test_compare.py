@@ -354,6 +354,9 @@ def test_files_of_a_finished_stage_are_those_it_wrote(tmp_path: Path) -> None:
     (folder / "metrics.csv").write_text("".join(lines[:3]))
     with pytest.raises(UserError, match="metrics.csv is damaged: .* Repeat the run's command with force=train"):
         read_run(folder)
+    (folder / "train.manifest.json").write_text(json.dumps(manifest | {"files": []}))
+    with pytest.raises(UserError, match="train.manifest.json is damaged: .* Repeat the run's command with force=train"):
+        read_run(folder)
 
 
 def test_an_empty_configuration_is_none(tmp_path: Path) -> None:

@@ -177,6 +177,7 @@ def test_a_number_has_a_smallest_value(least: int, key: str) -> None:
         ("sasrec_tiny", "evaluation.free_beams=30", "sasrec_tiny scores whole items"),
         ("itemknn_tiny", "train.max_epochs=3", "itemknn_tiny learns nothing"),
         ("itemknn_tiny", "optimizer.learning_rate=0.1", "itemknn_tiny learns nothing"),
+        ("itemknn_tiny", "sequences.stride=5", "itemknn_tiny learns nothing"),
     ],
 )
 def test_an_override_of_what_nothing_reads_is_refused(name: str, assignment: str, why: str) -> None:
@@ -195,6 +196,10 @@ def test_text_may_be_emptied_where_it_is_empty_as_a_rule() -> None:
     assert override(table, ["data.category_column="]).data.category_column == ""  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="output_dir=: "):
         override(base(), ["output_dir="])
+    with pytest.raises(UserError, match="it has settings"):
+        override(named("tiger_beauty"), ["published.TIGER, Table 1="])
+    with pytest.raises(UserError, match="not Optional"):
+        override(named("tiger_beauty"), ["published.TIGER, Table 1.recall@10="])
 
 
 def test_a_file_of_ones_own_comes_before_the_rival_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:

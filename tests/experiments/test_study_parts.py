@@ -57,6 +57,13 @@ def test_a_base_that_is_spelt_out_is_what_the_experiment_does(name: str) -> None
         assert config == named(experiment)
 
 
+def test_a_row_goes_without_what_its_encoder_does_not_read() -> None:
+    cells = plan(read(["tokenizers", "on=causal_beauty", "seeds=1", "embed.dim=64"]), str)
+    assert {cell.row: (cell.left_out, cell.problems) for cell in cells}["TF-IDF vectors"] == ([], {})
+    others = [cell for cell in cells if cell.row != "TF-IDF vectors"]
+    assert all(cell.left_out == ["embed.dim=64"] and not cell.problems for cell in others)
+
+
 def test_published_figures_stand_beside_a_row_of_their_protocol_alone() -> None:
     def printed(*overrides: str) -> list[float | None]:
         cells = plan(read(["tokenizers_tiger", "seeds=1", "on=tiger_beauty", *overrides]), print)

@@ -179,6 +179,20 @@ def test_a_key_may_fit_the_values_of_the_sweep_alone(faked: type[Faked], tmp_pat
     assert main(["causal_tiny", str(path), "train.validate_every=40", f"output_dir={tmp_path}"]) == 0
 
 
+def test_a_key_that_some_trials_read_is_drawn_for_all_and_one_that_none_reads_is_refused(
+    faked: type[Faked], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parameters = {"split.kind": {"values": ["leave_one_out", "time"]}, "split.test_share": {"values": [0.1, 0.2]}}
+    path = written(tmp_path, parameters=parameters)
+    assert main(["tiger_tiny", str(path), "split.validation_share=0.2", f"output_dir={tmp_path}"]) == 0
+    assert [one["state"] for one in found(tmp_path)] == ["done"] * 4
+    assert main(["tiger_tiny", str(path), "sequences.stride=5", f"output_dir={tmp_path}"]) == 2
+    assert "sequences.stride: it changes nothing, as tiger_tiny learns from prefixes" in capsys.readouterr().err
+    path = written(tmp_path, parameters={"split.test_share": {"values": [0.1, 0.2]}})
+    assert main(["tiger_tiny", str(path), f"output_dir={tmp_path}"]) == 2
+    assert "split.test_share: it changes nothing, as split.kind is leave_one_out" in capsys.readouterr().err
+
+
 def test_half_a_line_of_a_killed_command_is_cut_off_and_a_damaged_log_is_told(
     faked: type[Faked], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
