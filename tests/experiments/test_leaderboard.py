@@ -148,7 +148,7 @@ def test_a_model_that_cannot_be_so_fails_alone(board: Path, capsys: pytest.Captu
     assert main(asked(board, "only=popularity,sasrec", "seeds=1", "model.dropout=2")) == 2
     said = capsys.readouterr()
     assert "sasrec_tiny failed: model.dropout=2.0: expected" in said.err
-    unused = "train.max_epochs=2 train.validate_every=1 model.dropout=2"
+    unused = "sequences.batch_size=100 train.max_epochs=2 train.validate_every=1 model.dropout=2"
     assert f"popularity_tiny: runs without {unused}, which it does not have" in said.out
     experiments = {row["experiment"] for row in read(board)["rows"]}
     assert "popularity_tiny" in experiments and "sasrec_tiny" not in experiments
