@@ -48,7 +48,8 @@ class EmbedConfig:
     dim: int = 256  # tfidf: SVD components, fewer when the catalogue is smaller
     fields: list[str] = field(default_factory=lambda: ["title", "brand", "categories", "price", "text"])
     batch_size: int = 64
-    whiten: int = field(default=0, metadata=IF_SET)  # components of PCA whitening, 0: none
+    whiten: int = field(default=0, metadata=IF_SET)
+    """Components of PCA whitening (`whitened`), of the content's vectors; 0: none."""
     collaborative: float = field(default=0.0, metadata=IF_SET)
     """Length of vectors from who chose what (`datamodules.collaborative.cooccurrence`) that the stage appends to the
     content's, which are centred and have length 1 then; 0: content alone."""
@@ -74,22 +75,21 @@ class EmbedConfig:
         require(read, "embed.path", self.path, f"nothing beside embed.encoder={self.encoder}; files want encoder=file")
 
     def build(self, items: pa.Table, prepared: Path | None = None) -> np.ndarray:
-        """The vectors of the items' content: (N, D) float32, finite, row i for row i of `items`.
+        """The vectors of the items' content as they are encoded: (N, D) float32, finite, row i for row i of `items`.
 
         `items` has the columns item, title, brand, price, categories, category, text. `prepared` is the catalogue's
         folder, where given vectors lie. Raises UserError for an unknown encoder or field, a package or model that
-        cannot be had, vectors that are not there or do not fit the catalogue, and more components than there are.
+        cannot be had, and vectors that are not there or do not fit the catalogue.
         """
         if items.num_rows == 0:
             raise UserError("the catalogue has no items to embed")
         self.check()
-        vectors_ND = self._encoded(items, prepared)
-        return whitened(vectors_ND, self.whiten) if self.whiten else vectors_ND
+        return self._encoded(items, prepared)
 
     def write(self, items: pa.Table, prepared: Path, path: Path) -> tuple[int, int]:
         """As `build`, into a .npy file; returns its shape. Vectors that came with the data, which may be more than the
-        memory holds, are copied a piece at a time, unless they are whitened."""
-        if self.encoder == "given" and not self.whiten:
+        memory holds, are copied a piece at a time."""
+        if self.encoder == "given":
             given_ND = _given(items, prepared)
             mapped_ND = mapped(path, np.float32, given_ND.shape)
             _scale(given_ND, mapped_ND)

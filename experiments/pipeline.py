@@ -249,18 +249,23 @@ class Pipeline:
 
     def _embed(self, folder: Path) -> dict[str, Any]:
         embed, path = self.config.embed, folder / "vectors.npy"
-        if embed.collaborative:
-            from datamodules.collaborative import cooccurrence, joined
-
-            force = "embed" if self.force in ("prepare", "embed") else ""
-            content = Pipeline(replace(self.config, embed=replace(embed, collaborative=0.0)), force, self.say)
-            content.run("embed", lambda *figures: None)
-            vectors_ND = joined(content._vectors(), cooccurrence(self.catalog, self.split), embed.collaborative)
-            np.save(path, vectors_ND)
-            items, width = vectors_ND.shape
-        else:
+        encoded = replace(embed, whiten=0, collaborative=0.0)
+        if embed == encoded:
             items, width = embed.write(self.catalog.items, self.prepare.folder, path)
-        return {"items": items, "width": width}
+            return {"items": items, "width": width}
+        from datamodules.collaborative import cooccurrence, joined
+        from datamodules.embed import whitened
+
+        force = "embed" if self.force in ("prepare", "embed") else ""
+        content = Pipeline(replace(self.config, embed=encoded), force, self.say)
+        content.run("embed", lambda *figures: None)
+        vectors_ND: np.ndarray = content._vectors()
+        if embed.whiten:
+            vectors_ND = whitened(np.array(vectors_ND), embed.whiten)
+        if embed.collaborative:
+            vectors_ND = joined(vectors_ND, cooccurrence(self.catalog, self.split), embed.collaborative)
+        np.save(path, vectors_ND)
+        return {"items": len(vectors_ND), "width": vectors_ND.shape[1]}
 
     def _shared_vectors(self) -> tuple[np.ndarray, slice]:
         """(N, D) vectors of all items that share the codebooks, in one order for each of the experiments; our rows.

@@ -1,14 +1,13 @@
 """Item texts and the encoders, on catalogues of a few rows."""
 
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datamodules.embed import EmbedConfig, item_texts
+from datamodules.embed import EmbedConfig, item_texts, whitened
 from sid.errors import UserError
 
 SCHEMA = pa.schema(
@@ -266,12 +265,11 @@ def test_given_vectors_lie_beside_the_catalogue_as_bytes(tmp_path):
         EmbedConfig(encoder="given").build(titles("a"), tmp_path)
 
 
-@pytest.mark.parametrize("whiten", [0, 2])
-def test_a_file_of_vectors_holds_what_is_built(tmp_path, monkeypatch, whiten):
+def test_a_file_of_vectors_holds_what_is_built(tmp_path, monkeypatch):
     monkeypatch.setattr("datamodules.embed.PIECE", 2)
     np.save(tmp_path / "vectors.npy", np.random.default_rng(0).integers(-127, 128, (5, 3)).astype(np.int8))
-    config, items = EmbedConfig(encoder="given", whiten=whiten), titles("a", "b", "c", "d", "e")
-    assert config.write(items, tmp_path, tmp_path / "out.npy") == (5, whiten or 3)
+    config, items = EmbedConfig(encoder="given"), titles("a", "b", "c", "d", "e")
+    assert config.write(items, tmp_path, tmp_path / "out.npy") == (5, 3)
     written_ND = np.load(tmp_path / "out.npy")
     assert written_ND.dtype == np.float32
     np.testing.assert_array_equal(written_ND, config.build(items, tmp_path))
@@ -285,47 +283,34 @@ def test_data_without_given_vectors_is_told_so(tmp_path):
             EmbedConfig(encoder="given").build(titles("a"), prepared)
 
 
-def varied(path, num_items=40, width=6) -> EmbedConfig:
-    """A config of vectors with a common direction, unequal spread and correlated numbers."""
+def varied(num_items=40, width=6) -> np.ndarray:
+    """(N, D) float32 vectors with a common direction, unequal spread and correlated numbers."""
     draws = np.random.default_rng(0)
     mixed_ND = draws.normal(size=(num_items, width)) * np.arange(1, width + 1) @ draws.normal(size=(width, width)) + 5
-    np.save(path / "v.npy", mixed_ND)
-    return EmbedConfig(encoder="file", path=str(path / "v.npy"))
+    return mixed_ND.astype(np.float32)
 
 
-def test_whitening_leaves_the_strongest_components_uncorrelated_and_of_variance_1(tmp_path):
-    config, items = varied(tmp_path), titles(*map(str, range(40)))
-    raw_ND = config.build(items)
-    white_NC = replace(config, whiten=4).build(items)
+def test_whitening_leaves_the_strongest_components_uncorrelated_and_of_variance_1():
+    raw_ND = varied()
+    white_NC = whitened(raw_ND, 4)
     assert white_NC.shape == (40, 4) and white_NC.dtype == np.float32
     np.testing.assert_allclose(white_NC.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(np.cov(white_NC.T), np.eye(4), atol=1e-3)
     centred_ND = raw_ND - raw_ND.mean(0)
     left, _, _ = np.linalg.svd(centred_ND, full_matrices=False)
     np.testing.assert_allclose(abs(white_NC.T @ left[:, :4]), np.sqrt(39) * np.eye(4), atol=1e-2)
-    np.testing.assert_array_equal(white_NC, replace(config, whiten=4).build(items))
+    np.testing.assert_array_equal(white_NC, whitened(raw_ND, 4))
 
 
-def test_whitening_comes_after_any_encoder(tmp_path):
-    rng = np.random.default_rng(0)
-    items = titles(*("".join(rng.choice(list("abcdefgh "), 12)) for _ in range(30)))
-    np.save(tmp_path / "vectors.npy", rng.integers(-127, 127, (30, 5), dtype=np.int8))
-    for encoder in ("tfidf", "given"):
-        white_NC = EmbedConfig(encoder=encoder, dim=8, whiten=3).build(items, tmp_path)
-        np.testing.assert_allclose(np.cov(white_NC.T), np.eye(3), atol=1e-3)
-
-
-def test_whitening_to_more_components_than_there_are_is_refused(tmp_path):
-    config, items = varied(tmp_path), titles(*map(str, range(40)))
+def test_whitening_to_more_components_than_there_are_is_refused():
     with pytest.raises(UserError, match="embed.whiten=7: expected at most 6, the fewer of items and numbers"):
-        replace(config, whiten=7).build(items)
+        whitened(varied(), 7)
     with pytest.raises(UserError, match="embed.whiten=-1: expected at least 0"):
-        replace(config, whiten=-1).build(items)
-    few = varied(tmp_path, num_items=4)
+        EmbedConfig(whiten=-1).check()
+    few = varied(num_items=4)
     with pytest.raises(UserError, match="embed.whiten=5: expected at most 4, the fewer of items and numbers"):
-        replace(few, whiten=5).build(titles(*"abcd"))
+        whitened(few, 5)
     with pytest.raises(UserError, match="embed.whiten=4: expected at most 3: the vectors vary in no more directions"):
-        replace(few, whiten=4).build(titles(*"abcd"))
-    np.save(tmp_path / "v.npy", np.ones((4, 3)))
+        whitened(few, 4)
     with pytest.raises(UserError, match="embed.whiten=1: expected at most 0: the vectors vary in no more directions"):
-        replace(few, whiten=1).build(titles(*"abcd"))
+        whitened(np.ones((4, 3), np.float32), 1)

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from datamodules.embed import ENCODERS, whitened
 from datamodules.split import learnt_counts
 from experiments import tokenize as tokenizing
 from experiments.config import TOKENIZERS, to_yaml
@@ -18,9 +19,11 @@ from experiments.named import named, tiger_tiny
 from experiments.overrides import override
 from experiments.pipeline import Pipeline
 from experiments.run import run
+from experiments.stages import Stage
 from sid.configs import SIZES, ResidualKMeansConfig
 from sid.errors import UserError
 from sid.table import SIDTable
+from sid.vectors import centred
 
 pytestmark = pytest.mark.usefixtures("blank_reports")
 SMALL = [
@@ -204,14 +207,21 @@ def test_items_that_meet_themselves_are_not_combined(output: Path, vectors: str)
             )
 
 
-def test_whitening_gives_other_vectors_and_none_leaves_the_folder_as_it_was(output: Path) -> None:
-    plain, white = (
-        run(["tiger_tiny", *SMALL, f"embed.whiten={count}", "stage=embed", f"output_dir={output}"]).embed
-        for count in (0, 5)
-    )
+def test_whitening_gives_other_vectors_of_those_once_encoded_and_none_leaves_the_folder_as_it_was(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def embed(*overrides: str) -> Stage:
+        return run(["tiger_tiny", *SMALL, *overrides, "stage=embed", f"output_dir={output}"]).embed
+
+    plain = embed("embed.whiten=0")
+    monkeypatch.setitem(ENCODERS, "tfidf", lambda *_: pytest.fail("texts were encoded again"))
+    white, both = embed("embed.whiten=5"), embed("embed.whiten=5", "embed.collaborative=1")
     assert plain.hash != white.hash
     assert "whiten" not in plain.inputs["embed"] and white.inputs["embed"]["whiten"] == 5
-    assert np.load(white.folder / "vectors.npy").shape == (40, 5)
+    white_NC = np.load(white.folder / "vectors.npy")
+    np.testing.assert_array_equal(white_NC, whitened(np.load(plain.folder / "vectors.npy"), 5))
+    unit_NC = torch.nn.functional.normalize(centred(white_NC), dim=1)
+    np.testing.assert_array_equal(np.load(both.folder / "vectors.npy")[:, :5], unit_NC)
 
 
 @pytest.mark.parametrize(
