@@ -20,7 +20,7 @@ class Additions(NamedTuple):
     row_P: Tensor
     """Targets, ascending."""
     item_P: Tensor
-    """Items; no pair twice."""
+    """Items; of a pair that comes twice both are added."""
     more_P: Tensor
 
 

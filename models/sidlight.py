@@ -4,12 +4,13 @@ An item of the history is the sum of three: its code embeddings, as in `models.c
 vector, which the codes keep only roughly; and an embedding of its own, for who chose what. The same vectors answer a
 softmax over all items from the trunk's states, an additional loss. There, what is in the history already has a logit of
 its own to add, one number for all items and users: whether things come again is a habit of the data, which states of
-items that are told from each other by likeness cannot know. What is written is semantic IDs, as everywhere; which beams
-go on, and in what order their items end, is decided by both: the likelihood of the codes, and the best of the whole
-items below them (`worth`).
+items that are told from each other by likeness cannot know. And neighbours by content of what is in the history may
+have more (`model.neighbours`), a share of their cosines that is learnt for each place from the end. What is written
+is semantic IDs, as everywhere; which beams go on, and in what order their items end, is decided by both: the likelihood
+of the codes, and the best of the whole items below them (`worth`).
 
-Legend: B users or windows, S tokens, T items of a history, X targets, P pairs of a target and an item of its history, N
-items, L levels, M places of several parts, D width, E width of content.
+Legend: B users or windows, S tokens, T items of a history, X targets, P pairs of a target and an item, N items, L
+levels, M places of several parts, or items of histories, K neighbours, D width, E width of content.
 """
 
 import math
@@ -25,6 +26,7 @@ from models.causal import INIT_STD, ItemCausal, Reading, Windows
 from models.configs import Content
 from models.copying import Copying
 from models.item_softmax import Additions, item_logits, item_softmax
+from models.neighbours import Near, nearest_items
 from models.next_item import before, looked_up
 from sid.tokens import PAD, TokenSpace
 from sid.trie import Trie
@@ -41,6 +43,7 @@ class Sidlight(ItemCausal):
         temperature: of its softmax over cosines.
         judge: weight of these cosines, over the temperature, beside the log-likelihood of the codes in a beam's score.
         repeats: learn, from the loss over whole items, what those of the history have more or less than others.
+        neighbours: learn the same of so many neighbours of each item of the history.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Sidlight(ItemCausal):
         temperature: float,
         judge: float,
         repeats: bool,
+        neighbours: int,
     ) -> None:
         super().__init__(trunk, depth, tokens, max_items, tied, item_dropout, smoothing, copying)
         assert content.vectors_ND is not None
@@ -66,6 +70,14 @@ class Sidlight(ItemCausal):
         self.vectors_NE, self.new_N = as_small_as_embeddings(centred(content.vectors_ND)), content.new_N
         self.again = nn.Parameter(torch.zeros(1)) if repeats and item_loss else None
         """The cosine that an item of the history has more."""
+        near = neighbours > 0 and item_loss > 0
+        self.near = nearest_items(self.vectors_NE, neighbours) if near else None
+        self.near_known = self.near
+        """Those that training may know of."""
+        if near and self.new_N is not None:
+            self.near_known = nearest_items(self.vectors_NE, neighbours, self.new_N)
+        self.likeness = nn.Parameter(torch.zeros(max_items)) if near else None
+        """How much of its cosine with the last item of the history, the last but one, ... an item has more."""
         self.items = nn.Parameter(torch.empty(len(content.codes_NL), trunk.width).normal_(std=INIT_STD))
         self.content = nn.Linear(self.vectors_NE.shape[1], trunk.width, bias=False)
         nn.init.normal_(self.content.weight, std=1 / math.sqrt(self.vectors_NE.shape[1]))
@@ -80,6 +92,7 @@ class Sidlight(ItemCausal):
         """Moves the catalogue's tables with the model. They are no buffers: those are broadcast."""
         self.vectors_NE, self.trie, self.kept_ND = fn(self.vectors_NE), self.trie.each(fn), None
         self.new_N = None if self.new_N is None else fn(self.new_N)
+        self.near, self.near_known = (near and near.each(fn) for near in (self.near, self.near_known))
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, *args: Any) -> None:
@@ -103,7 +116,7 @@ class Sidlight(ItemCausal):
         loss = self.mean_loss(self.code_logits(windows, states_XD, tokens_XL), codes_XL)
         if not (self.training and self.item_loss):
             return loss
-        asked_XD, more = self.asked(states_XD, self.histories(windows))
+        asked_XD, more = self.asked(states_XD, self.histories(windows), self.near_known)
         answers = self.answers(self.trie.find(codes_XL), more)
         return loss + self.item_loss * item_softmax(asked_XD, *answers)
 
@@ -130,17 +143,28 @@ class Sidlight(ItemCausal):
         """(N, D), what is learnt of every item alone: nothing of one that is new."""
         return self.items if self.new_N is None else self.items.masked_fill(self.new_N[:, None], 0.0)
 
-    def asked(self, states_XD: Tensor, history_XT: Tensor) -> tuple[Tensor, Additions | None]:
+    def asked(self, states_XD: Tensor, history_XT: Tensor, near: Near | None) -> tuple[Tensor, Additions | None]:
         """What makes the logits of whole items: vectors (X, D) whose inner products with `unit_items` are cosines over
-        the temperature, and what items of the history (-1: none) have more, `again` over the temperature."""
+        the temperature, and what items of the history (-1: none) and their neighbours have more, `again` and `likeness`
+        over the temperature."""
         asked_XD = F.normalize(states_XD, dim=1).to(self.items.dtype) / self.temperature
-        if self.again is None:
+        if self.again is None and near is None:
             return asked_XD, None
-        sorted_XT = history_XT.sort(1).values
-        first_XT = (sorted_XT >= 0) & (sorted_XT != F.pad(sorted_XT[:, :-1], (1, 0), value=-1))
-        row_P, place_P = first_XT.nonzero(as_tuple=True)
-        more_P = (self.again.float() / self.temperature).expand(len(row_P))
-        return asked_XD, Additions(row_P, sorted_XT[row_P, place_P], more_P)
+        sorted_XT, place_XT = history_XT.sort(dim=1, stable=True)
+        row_M, column_M = (sorted_XT >= 0).nonzero(as_tuple=True)
+        item_M = sorted_XT[row_M, column_M]
+        items, more = [], []
+        if self.again is not None:
+            first_XT = sorted_XT != F.pad(sorted_XT[:, :-1], (1, 0), value=-1)
+            items.append(item_M[:, None])
+            more.append((self.again.float() * first_XT[row_M, column_M])[:, None])
+        if near is not None and self.likeness is not None:
+            back_M = (history_XT >= 0).sum(1)[row_M] - 1 - place_XT[row_M, column_M]
+            items.append(near.items_NK[item_M])
+            more.append(self.likeness.float()[back_M, None] * near.cosines_NK[item_M])
+        item_MK, more_MK = torch.cat(items, dim=1), torch.cat(more, dim=1) / self.temperature
+        row_MK = row_M[:, None].expand_as(item_MK)
+        return asked_XD, Additions(row_MK.flatten(), item_MK.flatten(), more_MK.flatten())
 
     @torch.no_grad()
     def worth(self, state: Reading) -> Tensor:
@@ -150,7 +174,7 @@ class Sidlight(ItemCausal):
         with torch.autocast(state.user_BD.device.type, enabled=False):
             items_ND = self.unit_items() if self.training or self.kept_ND is None else self.kept_ND
             self.kept_ND = None if self.training else items_ND
-            asked_BD, more = self.asked(state.user_BD.float(), self.numbers(state.items_BTL))
+            asked_BD, more = self.asked(state.user_BD.float(), self.numbers(state.items_BTL), self.near)
             return self.judge * item_logits(asked_BD, items_ND, more)
 
 

@@ -16,7 +16,7 @@ def problem(targets: int, items: int, pairs: int, seed: int) -> tuple[list[Tenso
     """Leaves (states, items, more), targets, and where more is added."""
     draw = torch.Generator().manual_seed(seed)
     leaves = [torch.randn(size, generator=draw).mul_(2) for size in ((targets, 8), (items, 8), (pairs,))]
-    places_P = torch.randperm(targets * items, generator=draw)[:pairs].sort().values
+    places_P = torch.randint(targets * items, (pairs,), generator=draw).sort().values
     return leaves, torch.randint(items, (targets,), generator=draw), (places_P // items, places_P % items)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from datamodules.batch import token_sequence
 from models.configs import CausalConfig, Content, SidlightConfig
 from models.item_softmax import item_logits, item_softmax
+from models.neighbours import nearest_items
 from models.sidlight import Sidlight, as_small_as_embeddings
 from sid.decode import FirstCodeGiven, beam_search, recommended
 from sid.errors import UserError
@@ -33,13 +34,27 @@ def content() -> Content:
     return Content(table().codes_NL, np.random.default_rng(0).normal(size=(ITEMS, 6)).astype(np.float32))
 
 
-def tiny(item_loss: float = 0.5, repeats: bool = True, known: Content | None = None, copies: bool = False) -> Sidlight:
+def tiny(
+    item_loss: float = 0.5,
+    repeats: bool = True,
+    known: Content | None = None,
+    copies: bool = False,
+    neighbours: int = 0,
+) -> Sidlight:
     torch.manual_seed(0)
-    config = SidlightConfig(**SIZES, item_loss=item_loss, repeats=repeats, copies=copies)  # type: ignore[arg-type]
+    config = SidlightConfig(
+        **SIZES,  # type: ignore[arg-type]
+        item_loss=item_loss,
+        repeats=repeats,
+        copies=copies,
+        neighbours=neighbours,
+    )
     model = config.build(table().codebook_sizes, MAX_ITEMS, known or content())
     assert isinstance(model, Sidlight)
     if model.again is not None:
         nn.init.constant_(model.again, -0.2)
+    if model.likeness is not None:
+        nn.init.uniform_(model.likeness, 0.1, 0.4)
     return model
 
 
@@ -150,7 +165,7 @@ def test_a_score_is_that_of_the_codes_and_of_the_whole_item() -> None:
         written, lists = (search(model, state, table().trie, ITEMS) for search in (beam_search, recommended))
         (states_BSD,) = model.user_states([model.split(tokens(model, items_BT), targets=0)])
         states_BD = states_BSD[[0, 1, 2], [7, 2, 5]]
-        asked_BD, more = model.asked(states_BD, items_BT)
+        asked_BD, more = model.asked(states_BD, items_BT, None)
         whole_BN = item_logits(asked_BD, model.unit_items(), more)
     assert lists.codes_BKL is not None
     for row in range(3):
@@ -205,16 +220,55 @@ def test_what_items_are_worth_follows_the_weights(monkeypatch: pytest.MonkeyPatc
     assert len(projections) == made + 3
 
 
-def test_training_knows_nothing_of_new_items_and_they_are_worth_their_content() -> None:
+@pytest.mark.parametrize("repeats", [False, True])
+def test_neighbours_of_the_history_have_a_share_of_their_cosines_more(repeats: bool) -> None:
+    model, history_XT = tiny(repeats=repeats, neighbours=4), torch.tensor([[3, 5, 3], [7, 2, -1], [-1, -1, -1]])
+    assert model.likeness is not None
+    states_XD, unit_NE = torch.randn(3, SIZES["width"]), F.normalize(centred(content().vectors_ND), dim=1)
+    expected_XN = F.normalize(states_XD, dim=1) @ model.unit_items().T / 0.07
+    for row, history in enumerate(([3, 5, 3], [7, 2], [])):
+        for item in set(history) if repeats else ():
+            expected_XN[row, item] += -0.2 / 0.07
+        for back, item in enumerate(reversed(history)):
+            cosine_N = unit_NE @ unit_NE[item]
+            near = [other for other in cosine_N.argsort(descending=True).tolist() if other != item][:4]
+            for other in near:
+                expected_XN[row, other] += model.likeness[back] * cosine_N[other] / 0.07
+    found_XN = item_logits(*(asked := model.asked(states_XD, history_XT, model.near))[:1], model.unit_items(), asked[1])
+    torch.testing.assert_close(found_XN, expected_XN, atol=1e-4, rtol=1e-4)
+
+
+def test_it_learns_that_what_comes_next_is_like_the_last() -> None:
+    vectors_ND = np.random.default_rng(0).normal(size=(ITEMS // 2, 6)).repeat(2, 0).astype(np.float32)
+    vectors_ND += np.random.default_rng(1).normal(size=vectors_ND.shape, scale=0.05).astype(np.float32)
+    model = tiny(known=Content(table().codes_NL, vectors_ND), neighbours=1).train()
+    assert model.likeness is not None
+    nn.init.zeros_(model.likeness)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    first_B3 = torch.stack([torch.randperm(ITEMS // 2)[:3] for _ in range(40)]) * 2
+    given = windows(model, torch.stack([first_B3, first_B3 + 1], dim=2).flatten(1))
+    for _ in range(20):
+        optimizer.zero_grad()
+        model.window_loss([given]).backward()
+        optimizer.step()
+    assert model.likeness[0] > 0.02 and model.likeness[6:].abs().max() == 0
+
+
+@pytest.mark.parametrize("neighbours", [0, 5])
+def test_training_knows_nothing_of_new_items_and_they_are_worth_their_content(neighbours: int) -> None:
     items_BT = histories(6, 4)
     new_N = ~torch.isin(torch.arange(ITEMS), items_BT) & (torch.arange(ITEMS) % 2 == 0)
     other = np.where(new_N.numpy()[:, None], np.float32(-3), content().vectors_ND)
     assert new_N.sum() > 3
     losses, centres = [], []
     for vectors_ND in (content().vectors_ND, other):
-        model = tiny(known=Content(table().codes_NL, vectors_ND, new_N)).train()
+        model = tiny(known=Content(table().codes_NL, vectors_ND, new_N), neighbours=neighbours).train()
         centres.append(model.vectors_NE.clone())
         model.vectors_NE[~new_N] = centres[0][~new_N]  # where vectors are centred depends on all
+        if neighbours:
+            model.near_known = nearest_items(model.vectors_NE, neighbours, new_N)
+            assert model.near is not None and new_N[model.near.items_NK].any()
+            assert not new_N[model.near_known.items_NK].any()
         for part in (*model.trunk.layers, *model.depth.layers, model.trunk, model.depth):
             part.rate = 0.0
         loss = model.window_loss([windows(model, items_BT)])
@@ -226,10 +280,11 @@ def test_training_knows_nothing_of_new_items_and_they_are_worth_their_content() 
     model.eval()
     with torch.no_grad():
         state = model.begin(tokens(model, items_BT))
-        asked_BD, _ = model.asked(state.user_BD, items_BT)
+        asked_BD, more = model.asked(state.user_BD, items_BT, model.near)
         alone_ND = F.normalize(model.content(model.vectors_NE), dim=1)
         worth_BN = model.worth(state)
-    assert torch.allclose(worth_BN[:, new_N], model.judge * (asked_BD @ alone_ND.T)[:, new_N], atol=1e-4)
+    whole_BN = item_logits(asked_BD, alone_ND, more)
+    assert torch.allclose(worth_BN[:, new_N], model.judge * whole_BN[:, new_N], atol=1e-4)
 
 
 def test_told_the_first_code_it_finds_no_less() -> None:
@@ -266,8 +321,8 @@ def test_it_learns_users_by_heart() -> None:
 
 
 def test_tables_move_with_the_model_and_are_no_weights() -> None:
-    model = tiny()
-    assert not {"vectors_NE", "trie"} & {name.partition(".")[0] for name in model.state_dict()}
+    model = tiny(neighbours=3)
+    assert not {"vectors_NE", "trie", "near"} & {name.partition(".")[0] for name in model.state_dict()}
     moved = model.double()
     assert moved.vectors_NE.dtype == torch.double and moved.trie.leaf_item.dtype == torch.int32
     assert torch.isfinite(moved.window_loss([windows(moved, histories(4, 3))]))
@@ -279,7 +334,7 @@ def test_mistakes() -> None:
     with pytest.raises(UserError, match="model.judge=4.0: expected 0 with model.item_loss=0"):
         SidlightConfig(item_loss=0.0).check()
     infinite = tuple({name: math.inf} for name in ("judge", "item_loss", "temperature"))
-    for change in ({"form": "flat"}, {"item_loss": -1.0}, {"temperature": 0.0}, *infinite):
+    for change in ({"form": "flat"}, {"item_loss": -1.0}, {"temperature": 0.0}, {"neighbours": -1}, *infinite):
         with pytest.raises(UserError, match=f"model.{next(iter(change))}"):
             SidlightConfig(**change).check()  # type: ignore[arg-type]
 
@@ -308,7 +363,7 @@ def test_an_item_that_came_three_times_has_the_gradient_of_one() -> None:
     gradients = []
     for history_XT in (once_XT, often_XT):
         model.zero_grad()
-        asked_XD, more = model.asked(states_XD, history_XT)
+        asked_XD, more = model.asked(states_XD, history_XT, None)
         item_softmax(asked_XD, model.unit_items(), torch.tensor([3, 5, 7]), more).backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys() >= {"again", "items"}
@@ -320,4 +375,5 @@ def test_what_is_not_learnt_is_no_parameter(item_loss: float, repeats: bool) -> 
     model = tiny(item_loss, repeats).train()
     model.window_loss([windows(model, histories(5, 3))]).backward()
     assert model.again is None and "again" not in model.state_dict()
+    assert tiny(0.0, neighbours=3).likeness is None
     assert all(parameter.grad is not None for parameter in model.parameters()), "DDP waits for every gradient"
