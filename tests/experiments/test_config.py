@@ -287,6 +287,11 @@ def test_vectors_of_who_chose_what_are_for_models_without_items_of_their_own_and
     assert fused == written | kuairec | neighbours and len(neighbours) == 5
 
 
+def test_vectors_are_whitened_for_neighbours_on_amazon() -> None:
+    white = {name for name in experiments() if named(name).embed.whiten}
+    assert white == {f"{model}_{data}" for model in ("itemknn", "hybridknn") for data in ("beauty", "sports", "toys")}
+
+
 def test_the_small_glass_is_the_small_tiger_with_a_long_history() -> None:
     glass, tiger = named("glass_small_kuairec"), named("tiger_small_kuairec")
     shared = {field.name for field in dataclasses.fields(EncoderDecoderConfig)}
