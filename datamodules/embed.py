@@ -69,6 +69,8 @@ class EmbedConfig:
         for name in ("dim", "batch_size"):
             require(getattr(self, name) >= 1, f"embed.{name}", getattr(self, name), "at least 1")
         require(self.whiten >= 0, "embed.whiten", self.whiten, "at least 0")
+        narrow = self.encoder == "tfidf" and self.whiten > self.dim
+        require(not narrow, "embed.whiten", self.whiten, f"at most embed.dim={self.dim}, or 0 for none")
         appended = 0 <= self.collaborative < math.inf
         require(appended, "embed.collaborative", self.collaborative, "a number of at least 0")
         read = not self.path or self.encoder == "file"
@@ -129,13 +131,18 @@ def whitened(vectors_ND: np.ndarray, num_components: int) -> np.ndarray:
     from sklearn.decomposition import PCA
 
     limit = min(vectors_ND.shape)
-    require(num_components <= limit, "embed.whiten", num_components, f"at most {limit}, the fewer of items and numbers")
+    require(
+        num_components <= limit,
+        "embed.whiten",
+        num_components,
+        f"at most {limit}, the fewer of items and numbers, or 0 for none",
+    )
     components = PCA(num_components, whiten=True, svd_solver="covariance_eigh")
     with np.errstate(invalid="ignore"):  # of vectors without any variance, which are refused below
         white_NC = components.fit_transform(vectors_ND - vectors_ND.mean(0))  # sums of products lose less when centred
     variance_C = components.explained_variance_
     directions = int((variance_C > 1e-6 * variance_C[0]).sum())
-    expected = f"at most {directions}: the vectors vary in no more directions"
+    expected = f"at most {directions}: the vectors vary in no more directions; 0 for none"
     require(num_components == directions, "embed.whiten", num_components, expected)
     return white_NC.astype(np.float32)
 

@@ -75,7 +75,7 @@ class _Chunked(torch.autograd.Function):
             pairs = slice(*torch.searchsorted(row_P, torch.tensor([start, start + CHUNK])).tolist())
             place_P = row_P[pairs] - start, item_P[pairs]
             logits_RN = padded_XD[rows] @ items_ND.T
-            logits_RN.index_put_(place_P, more_P[pairs].to(dtype), accumulate=True)
+            _add(logits_RN, place_P, more_P[pairs])
             chunk_loss, grad_RN = loss_and_gradient(logits_RN, target_X[rows])
             loss += chunk_loss
             grad_more_P[pairs] = grad_RN[place_P].to(more_P.dtype)
@@ -98,6 +98,15 @@ class _Chunked(torch.autograd.Function):
             None,
             grad_more_P * grad,
         )
+
+
+def _add(logits_RN: Tensor, place_P: tuple[Tensor, Tensor], more_P: Tensor) -> None:
+    """Adds in place, what comes to one place summed before it is rounded."""
+    if logits_RN.dtype == torch.bfloat16:
+        sums_RN = torch.zeros_like(logits_RN, dtype=torch.float32)
+        logits_RN += sums_RN.index_put_(place_P, more_P.float(), accumulate=True).to(logits_RN.dtype)
+    else:
+        logits_RN.index_put_(place_P, more_P.to(logits_RN.dtype), accumulate=True)
 
 
 def loss_and_gradient(logits_RN: Tensor, target_R: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ vector, which the codes keep only roughly; and an embedding of its own, for who 
 softmax over all items from the trunk's states, an additional loss. There, what is in the history already has a logit of
 its own to add, one number for all items and users: whether things come again is a habit of the data, which states of
 items that are told from each other by likeness cannot know. And neighbours by content of what is in the history may
-have more (`model.neighbours`), a share of their cosines that is learnt for each place from the end. What is written
+have more (`model.near`), a share of their cosines that is learnt for each place from the end. What is written
 is semantic IDs, as everywhere; which beams go on, and in what order their items end, is decided by both: the likelihood
 of the codes, and the best of the whole items below them (`worth`).
 
@@ -43,7 +43,7 @@ class Sidlight(ItemCausal):
         temperature: of its softmax over cosines.
         judge: weight of these cosines, over the temperature, beside the log-likelihood of the codes in a beam's score.
         repeats: learn, from the loss over whole items, what those of the history have more or less than others.
-        neighbours: learn the same of so many neighbours of each item of the history.
+        near: learn the same of so many neighbours of each item of the history.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Sidlight(ItemCausal):
         temperature: float,
         judge: float,
         repeats: bool,
-        neighbours: int,
+        near: int,
     ) -> None:
         super().__init__(trunk, depth, tokens, max_items, tied, item_dropout, smoothing, copying)
         assert content.vectors_ND is not None
@@ -70,12 +70,12 @@ class Sidlight(ItemCausal):
         self.vectors_NE, self.new_N = as_small_as_embeddings(centred(content.vectors_ND)), content.new_N
         self.again = nn.Parameter(torch.zeros(1)) if repeats and item_loss else None
         """The cosine that an item of the history has more."""
-        near = neighbours > 0 and item_loss > 0
-        self.near = nearest_items(self.vectors_NE, neighbours) if near else None
+        near = near if item_loss else 0
+        self.near = nearest_items(self.vectors_NE, near) if near else None
         self.near_known = self.near
         """Those that training may know of."""
         if near and self.new_N is not None:
-            self.near_known = nearest_items(self.vectors_NE, neighbours, self.new_N)
+            self.near_known = nearest_items(self.vectors_NE, near, self.new_N)
         self.likeness = nn.Parameter(torch.zeros(max_items)) if near else None
         """How much of its cosine with the last item of the history, the last but one, ... an item has more."""
         self.items = nn.Parameter(torch.empty(len(content.codes_NL), trunk.width).normal_(std=INIT_STD))
@@ -92,7 +92,10 @@ class Sidlight(ItemCausal):
         """Moves the catalogue's tables with the model. They are no buffers: those are broadcast."""
         self.vectors_NE, self.trie, self.kept_ND = fn(self.vectors_NE), self.trie.each(fn), None
         self.new_N = None if self.new_N is None else fn(self.new_N)
-        self.near, self.near_known = (near and near.each(fn) for near in (self.near, self.near_known))
+        near, known, alone = self.near, self.near_known, self.near_known is not self.near
+        self.near = self.near_known = near and near.each(fn)
+        if known is not None and alone:
+            self.near_known = known.each(fn)
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, *args: Any) -> None:

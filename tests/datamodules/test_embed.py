@@ -307,6 +307,8 @@ def test_whitening_to_more_components_than_there_are_is_refused():
         whitened(varied(), 7)
     with pytest.raises(UserError, match="embed.whiten=-1: expected at least 0"):
         EmbedConfig(whiten=-1).check()
+    with pytest.raises(UserError, match="embed.whiten=17: expected at most embed.dim=16, or 0 for none"):
+        EmbedConfig(encoder="tfidf", dim=16, whiten=17).check()
     few = varied(num_items=4)
     with pytest.raises(UserError, match="embed.whiten=5: expected at most 4, the fewer of items and numbers"):
         whitened(few, 5)

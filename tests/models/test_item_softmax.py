@@ -13,7 +13,7 @@ from models.item_softmax import CHUNK, Additions, item_softmax, whole_softmax
 
 
 def problem(targets: int, items: int, pairs: int, seed: int) -> tuple[list[Tensor], Tensor, tuple[Tensor, Tensor]]:
-    """Leaves (states, items, more), targets, and where more is added."""
+    """Leaves (states, items, more), targets, and where more is added, to some places several times."""
     draw = torch.Generator().manual_seed(seed)
     leaves = [torch.randn(size, generator=draw).mul_(2) for size in ((targets, 8), (items, 8), (pairs,))]
     places_P = torch.randint(targets * items, (pairs,), generator=draw).sort().values
@@ -66,6 +66,18 @@ def test_under_autocast_it_rounds_as_all_at_once_does() -> None:
     assert [x.dtype for x in mine] == [torch.float32] * 4
     for mine_part, whole_part, right in zip(mine, whole, exact, strict=True):
         assert (mine_part - right).norm() <= 1.5 * (whole_part - right).norm() + 1e-3 * right.norm()
+
+
+def test_many_small_additions_to_one_place_are_summed_before_they_are_rounded() -> None:
+    draw = torch.Generator().manual_seed(0)
+    states_XD, items_ND = (14 * F.normalize(torch.randn(size, 8, generator=draw), dim=1) for size in (40, 30))
+    row_P = torch.arange(40).repeat_interleave(100)
+    more = Additions(row_P, torch.arange(100).repeat(40) % 3, torch.full((4000,), 0.01))
+    target_X = torch.zeros(40, dtype=torch.long)
+    exact, plain = (whole_softmax(states_XD, items_ND / 14, target_X, added) for added in (more, None))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = item_softmax(states_XD, items_ND / 14, target_X, more)
+    assert abs(found - exact) < 0.1 * abs(plain - exact)
 
 
 @pytest.mark.parametrize("scale", [10.0, 14.0, 20.0])

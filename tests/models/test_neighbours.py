@@ -10,7 +10,7 @@ from models import neighbours
 from models.neighbours import nearest_items
 
 
-@given(st.integers(1, 40), st.integers(1, 50), st.integers(1, 9), st.booleans(), st.integers(0, 1000))
+@given(st.integers(1, 40), st.integers(1, 50), st.integers(1, 400), st.booleans(), st.integers(0, 1000))
 def test_they_are_those_of_all_cosines_sorted(num_items: int, most: int, piece: int, some: bool, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     vectors_NE = torch.randn(num_items, 5, generator=draw)

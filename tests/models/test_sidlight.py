@@ -39,7 +39,7 @@ def tiny(
     repeats: bool = True,
     known: Content | None = None,
     copies: bool = False,
-    neighbours: int = 0,
+    near: int = 0,
 ) -> Sidlight:
     torch.manual_seed(0)
     config = SidlightConfig(
@@ -47,7 +47,7 @@ def tiny(
         item_loss=item_loss,
         repeats=repeats,
         copies=copies,
-        neighbours=neighbours,
+        near=near,
     )
     model = config.build(table().codebook_sizes, MAX_ITEMS, known or content())
     assert isinstance(model, Sidlight)
@@ -222,7 +222,7 @@ def test_what_items_are_worth_follows_the_weights(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("repeats", [False, True])
 def test_neighbours_of_the_history_have_a_share_of_their_cosines_more(repeats: bool) -> None:
-    model, history_XT = tiny(repeats=repeats, neighbours=4), torch.tensor([[3, 5, 3], [7, 2, -1], [-1, -1, -1]])
+    model, history_XT = tiny(repeats=repeats, near=4), torch.tensor([[3, 5, 3], [7, 2, -1], [-1, -1, -1]])
     assert model.likeness is not None
     states_XD, unit_NE = torch.randn(3, SIZES["width"]), F.normalize(centred(content().vectors_ND), dim=1)
     expected_XN = F.normalize(states_XD, dim=1) @ model.unit_items().T / 0.07
@@ -241,7 +241,7 @@ def test_neighbours_of_the_history_have_a_share_of_their_cosines_more(repeats: b
 def test_it_learns_that_what_comes_next_is_like_the_last() -> None:
     vectors_ND = np.random.default_rng(0).normal(size=(ITEMS // 2, 6)).repeat(2, 0).astype(np.float32)
     vectors_ND += np.random.default_rng(1).normal(size=vectors_ND.shape, scale=0.05).astype(np.float32)
-    model = tiny(known=Content(table().codes_NL, vectors_ND), neighbours=1).train()
+    model = tiny(known=Content(table().codes_NL, vectors_ND), near=1).train()
     assert model.likeness is not None
     nn.init.zeros_(model.likeness)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
@@ -254,19 +254,19 @@ def test_it_learns_that_what_comes_next_is_like_the_last() -> None:
     assert model.likeness[0] > 0.02 and model.likeness[6:].abs().max() == 0
 
 
-@pytest.mark.parametrize("neighbours", [0, 5])
-def test_training_knows_nothing_of_new_items_and_they_are_worth_their_content(neighbours: int) -> None:
+@pytest.mark.parametrize("near", [0, 5])
+def test_training_knows_nothing_of_new_items_and_they_are_worth_their_content(near: int) -> None:
     items_BT = histories(6, 4)
     new_N = ~torch.isin(torch.arange(ITEMS), items_BT) & (torch.arange(ITEMS) % 2 == 0)
     other = np.where(new_N.numpy()[:, None], np.float32(-3), content().vectors_ND)
     assert new_N.sum() > 3
     losses, centres = [], []
     for vectors_ND in (content().vectors_ND, other):
-        model = tiny(known=Content(table().codes_NL, vectors_ND, new_N), neighbours=neighbours).train()
+        model = tiny(known=Content(table().codes_NL, vectors_ND, new_N), near=near).train()
         centres.append(model.vectors_NE.clone())
         model.vectors_NE[~new_N] = centres[0][~new_N]  # where vectors are centred depends on all
-        if neighbours:
-            model.near_known = nearest_items(model.vectors_NE, neighbours, new_N)
+        if near:
+            model.near_known = nearest_items(model.vectors_NE, near, new_N)
             assert model.near is not None and new_N[model.near.items_NK].any()
             assert not new_N[model.near_known.items_NK].any()
         for part in (*model.trunk.layers, *model.depth.layers, model.trunk, model.depth):
@@ -321,9 +321,12 @@ def test_it_learns_users_by_heart() -> None:
 
 
 def test_tables_move_with_the_model_and_are_no_weights() -> None:
-    model = tiny(neighbours=3)
+    model = tiny(near=3)
     assert not {"vectors_NE", "trie", "near"} & {name.partition(".")[0] for name in model.state_dict()}
+    assert model.near is not None and model.near is model.near_known
     moved = model.double()
+    assert moved.near is moved.near_known and moved.near is not None
+    assert moved.near.cosines_NK.dtype == torch.double and moved.near.items_NK.dtype == torch.int64
     assert moved.vectors_NE.dtype == torch.double and moved.trie.leaf_item.dtype == torch.int32
     assert torch.isfinite(moved.window_loss([windows(moved, histories(4, 3))]))
 
@@ -334,7 +337,14 @@ def test_mistakes() -> None:
     with pytest.raises(UserError, match="model.judge=4.0: expected 0 with model.item_loss=0"):
         SidlightConfig(item_loss=0.0).check()
     infinite = tuple({name: math.inf} for name in ("judge", "item_loss", "temperature"))
-    for change in ({"form": "flat"}, {"item_loss": -1.0}, {"temperature": 0.0}, {"neighbours": -1}, *infinite):
+    for change in (
+        {"form": "flat"},
+        {"item_loss": -1.0},
+        {"temperature": 0.0},
+        {"near": -1},
+        {"near": 5, "item_loss": 0.0, "judge": 0.0},
+        *infinite,
+    ):
         with pytest.raises(UserError, match=f"model.{next(iter(change))}"):
             SidlightConfig(**change).check()  # type: ignore[arg-type]
 
@@ -375,5 +385,5 @@ def test_what_is_not_learnt_is_no_parameter(item_loss: float, repeats: bool) -> 
     model = tiny(item_loss, repeats).train()
     model.window_loss([windows(model, histories(5, 3))]).backward()
     assert model.again is None and "again" not in model.state_dict()
-    assert tiny(0.0, neighbours=3).likeness is None
+    assert tiny(0.0, near=3).likeness is None
     assert all(parameter.grad is not None for parameter in model.parameters()), "DDP waits for every gradient"
