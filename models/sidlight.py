@@ -92,10 +92,9 @@ class Sidlight(ItemCausal):
         """Moves the catalogue's tables with the model. They are no buffers: those are broadcast."""
         self.vectors_NE, self.trie, self.kept_ND = fn(self.vectors_NE), self.trie.each(fn), None
         self.new_N = None if self.new_N is None else fn(self.new_N)
-        near, known, alone = self.near, self.near_known, self.near_known is not self.near
-        self.near = self.near_known = near and near.each(fn)
-        if known is not None and alone:
-            self.near_known = known.each(fn)
+        shared = self.near_known is self.near
+        self.near = self.near and self.near.each(fn)
+        self.near_known = self.near if shared else self.near_known and self.near_known.each(fn)
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, *args: Any) -> None:

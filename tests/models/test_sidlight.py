@@ -234,7 +234,8 @@ def test_neighbours_of_the_history_have_a_share_of_their_cosines_more(repeats: b
             near = [other for other in cosine_N.argsort(descending=True).tolist() if other != item][:4]
             for other in near:
                 expected_XN[row, other] += model.likeness[back] * cosine_N[other] / 0.07
-    found_XN = item_logits(*(asked := model.asked(states_XD, history_XT, model.near))[:1], model.unit_items(), asked[1])
+    asked_XD, more = model.asked(states_XD, history_XT, model.near)
+    found_XN = item_logits(asked_XD, model.unit_items(), more)
     torch.testing.assert_close(found_XN, expected_XN, atol=1e-4, rtol=1e-4)
 
 
