@@ -248,7 +248,7 @@ class SidlightConfig(CausalConfig):
     """Weight of whole items beside the log-likelihood of the codes in the score of a beam; 0: codes alone."""
     repeats: bool = field(default=False, metadata=IF_SET)
     """Learn how much likelier, or less likely, an item is for being in the history already."""
-    near: int = field(default=0, metadata=IF_SET)
+    alike: int = field(default=0, metadata=IF_SET)
     """Learn how much likelier an item is for being one of so many that are like an item of the history in content."""
 
     @property
@@ -261,9 +261,9 @@ class SidlightConfig(CausalConfig):
         for name in ("item_loss", "judge"):
             value = getattr(self, name)
             require(0 <= value < math.inf, f"model.{name}", value, "a number of at least 0")
-        require(self.near >= 0, "model.near", self.near, "at least 0")
-        taught = self.item_loss > 0 or not self.near
-        require(taught, "model.near", self.near, "0 with model.item_loss=0: nothing teaches what they are worth")
+        require(self.alike >= 0, "model.alike", self.alike, "at least 0")
+        taught = self.item_loss > 0 or not self.alike
+        require(taught, "model.alike", self.alike, "0 with model.item_loss=0: nothing teaches what they are worth")
         learnt = self.item_loss > 0 or not self.judge
         require(learnt, "model.judge", self.judge, "0 with model.item_loss=0: nothing teaches it what whole items are")
         require(0 < self.temperature < math.inf, "model.temperature", self.temperature, "a number above 0")
@@ -279,7 +279,7 @@ class SidlightConfig(CausalConfig):
             "temperature": self.temperature,
             "judge": self.judge,
             "repeats": self.repeats,
-            "near": self.near,
+            "alike": self.alike,
         }
         return Sidlight(**self.parts(codebook_sizes, max_items, content), **own)
 

@@ -5,7 +5,7 @@ vector, which the codes keep only roughly; and an embedding of its own, for who 
 softmax over all items from the trunk's states, an additional loss. There, what is in the history already has a logit of
 its own to add, one number for all items and users: whether things come again is a habit of the data, which states of
 items that are told from each other by likeness cannot know. And neighbours by content of what is in the history may
-have more (`model.near`), a share of their cosines that is learnt for each place from the end. What is written
+have more (`model.alike`), a share of their cosines that is learnt for each place from the end. What is written
 is semantic IDs, as everywhere; which beams go on, and in what order their items end, is decided by both: the likelihood
 of the codes, and the best of the whole items below them (`worth`).
 
@@ -26,7 +26,7 @@ from models.causal import INIT_STD, ItemCausal, Reading, Windows
 from models.configs import Content
 from models.copying import Copying
 from models.item_softmax import Additions, item_logits, item_softmax
-from models.neighbours import Near, nearest_items
+from models.neighbours import Near, evened_out, nearest_items
 from models.next_item import before, looked_up
 from sid.tokens import PAD, TokenSpace
 from sid.trie import Trie
@@ -43,7 +43,7 @@ class Sidlight(ItemCausal):
         temperature: of its softmax over cosines.
         judge: weight of these cosines, over the temperature, beside the log-likelihood of the codes in a beam's score.
         repeats: learn, from the loss over whole items, what those of the history have more or less than others.
-        near: learn the same of so many neighbours of each item of the history.
+        alike: learn the same of so many neighbours of each item of the history.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Sidlight(ItemCausal):
         temperature: float,
         judge: float,
         repeats: bool,
-        near: int,
+        alike: int,
     ) -> None:
         super().__init__(trunk, depth, tokens, max_items, tied, item_dropout, smoothing, copying)
         assert content.vectors_ND is not None
@@ -70,14 +70,17 @@ class Sidlight(ItemCausal):
         self.vectors_NE, self.new_N = as_small_as_embeddings(centred(content.vectors_ND)), content.new_N
         self.again = nn.Parameter(torch.zeros(1)) if repeats and item_loss else None
         """The cosine that an item of the history has more."""
-        near = near if item_loss else 0
-        self.near = nearest_items(self.vectors_NE, near) if near else None
-        self.near_known = self.near
+        self.near: Near | None = None
+        self.near_known: Near | None = None
         """Those that training may know of."""
-        if near and self.new_N is not None:
-            self.near_known = nearest_items(self.vectors_NE, near, self.new_N)
-        self.likeness = nn.Parameter(torch.zeros(max_items)) if near else None
+        self.likeness: nn.Parameter | None = None
         """How much of its cosine with the last item of the history, the last but one, ... an item has more."""
+        if alike and item_loss:
+            even_NE = evened_out(self.vectors_NE, self.new_N)
+            self.near = self.near_known = nearest_items(even_NE, alike)
+            if self.new_N is not None:
+                self.near_known = nearest_items(even_NE, alike, self.new_N)
+            self.likeness = nn.Parameter(torch.zeros(max_items))
         self.items = nn.Parameter(torch.empty(len(content.codes_NL), trunk.width).normal_(std=INIT_STD))
         self.content = nn.Linear(self.vectors_NE.shape[1], trunk.width, bias=False)
         nn.init.normal_(self.content.weight, std=1 / math.sqrt(self.vectors_NE.shape[1]))

@@ -1,13 +1,15 @@
-"""Legend: N items, K neighbours."""
+"""Legend: N items, K neighbours, E width."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.covariance import LedoitWolf
+from torch import Tensor
 
 from models import neighbours
-from models.neighbours import nearest_items
+from models.neighbours import evened_out, nearest_items
 
 
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(1, 400), st.booleans(), st.integers(0, 1000))
@@ -26,3 +28,48 @@ def test_they_are_those_of_all_cosines_sorted(num_items: int, most: int, piece: 
         expected = sorted(cosines.values(), reverse=True)[: near.items_NK.shape[1]]
         assert near.cosines_NK[item].tolist() == pytest.approx(expected, abs=1e-5)
         assert [cosines[other] for other in near.items_NK[item].tolist()] == pytest.approx(expected, abs=1e-5)
+
+
+def varied(num_items: int, width: int = 6) -> Tensor:
+    draw = torch.Generator().manual_seed(0)
+    return 3 + torch.randn(num_items, width, generator=draw) * torch.logspace(0, -1, width)
+
+
+@pytest.mark.parametrize("num_items", [4, 30, 500])
+@pytest.mark.parametrize("some_new", [False, True])
+def test_evened_out_vectors_have_the_inner_products_of_mahalanobis(num_items: int, some_new: bool) -> None:
+    vectors_NE = varied(num_items).double()
+    new_N = torch.arange(num_items) % 3 == 2
+    known = vectors_NE[~new_N] if some_new else vectors_NE
+    reference = LedoitWolf().fit(known.numpy())
+    centred_NE = vectors_NE - torch.from_numpy(reference.location_)
+    expected_NN = centred_NE @ torch.from_numpy(reference.precision_) @ centred_NE.T
+    even_NE = evened_out(vectors_NE.float(), new_N if some_new else None)
+    torch.testing.assert_close(even_NE @ even_NE.T, expected_NN.float(), rtol=1e-3, atol=1e-3)
+
+
+def test_evened_out_vectors_vary_as_much_in_all_directions() -> None:
+    even_NE = evened_out(varied(20_000))
+    torch.testing.assert_close(torch.cov(even_NE.T), torch.eye(6), rtol=0, atol=0.05)
+
+
+def test_what_is_near_does_not_depend_on_rotation_length_and_place() -> None:
+    vectors_NE = varied(60)
+    rotation_EE = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(1))).Q
+    here, there = (nearest_items(evened_out(some), 5) for some in (vectors_NE, 0.01 * vectors_NE @ rotation_EE - 1))
+    assert (here.items_NK == there.items_NK).all()
+    torch.testing.assert_close(here.cosines_NK, there.cosines_NK, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "vectors_NE", [varied(1), varied(2), torch.ones(5, 4), varied(7, width=1), varied(5, width=40)]
+)
+@pytest.mark.parametrize("known", [0, 1, 2, None])
+def test_few_items_and_such_as_are_all_alike_stay_finite(vectors_NE: Tensor, known: int | None) -> None:
+    new_N = None if known is None else torch.arange(len(vectors_NE)) >= known
+    assert evened_out(vectors_NE, new_N).isfinite().all()
+
+
+def test_of_few_items_some_stay_nearer_than_others() -> None:
+    near = nearest_items(evened_out(varied(20, width=40)), 19)
+    assert (near.cosines_NK[:, 0] - near.cosines_NK[:, -1]).min() > 0.2

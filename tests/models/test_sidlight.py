@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from datamodules.batch import token_sequence
 from models.configs import CausalConfig, Content, SidlightConfig
 from models.item_softmax import item_logits, item_softmax
-from models.neighbours import nearest_items
+from models.neighbours import evened_out, nearest_items
 from models.sidlight import Sidlight, as_small_as_embeddings
 from sid.decode import FirstCodeGiven, beam_search, recommended
 from sid.errors import UserError
@@ -39,7 +39,7 @@ def tiny(
     repeats: bool = True,
     known: Content | None = None,
     copies: bool = False,
-    near: int = 0,
+    alike: int = 0,
 ) -> Sidlight:
     torch.manual_seed(0)
     config = SidlightConfig(
@@ -47,7 +47,7 @@ def tiny(
         item_loss=item_loss,
         repeats=repeats,
         copies=copies,
-        near=near,
+        alike=alike,
     )
     model = config.build(table().codebook_sizes, MAX_ITEMS, known or content())
     assert isinstance(model, Sidlight)
@@ -222,9 +222,9 @@ def test_what_items_are_worth_follows_the_weights(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("repeats", [False, True])
 def test_neighbours_of_the_history_have_a_share_of_their_cosines_more(repeats: bool) -> None:
-    model, history_XT = tiny(repeats=repeats, near=4), torch.tensor([[3, 5, 3], [7, 2, -1], [-1, -1, -1]])
+    model, history_XT = tiny(repeats=repeats, alike=4), torch.tensor([[3, 5, 3], [7, 2, -1], [-1, -1, -1]])
     assert model.likeness is not None
-    states_XD, unit_NE = torch.randn(3, SIZES["width"]), F.normalize(centred(content().vectors_ND), dim=1)
+    states_XD, unit_NE = torch.randn(3, SIZES["width"]), F.normalize(evened_out(centred(content().vectors_ND)), dim=1)
     expected_XN = F.normalize(states_XD, dim=1) @ model.unit_items().T / 0.07
     for row, history in enumerate(([3, 5, 3], [7, 2], [])):
         for item in set(history) if repeats else ():
@@ -242,7 +242,7 @@ def test_neighbours_of_the_history_have_a_share_of_their_cosines_more(repeats: b
 def test_it_learns_that_what_comes_next_is_like_the_last() -> None:
     vectors_ND = np.random.default_rng(0).normal(size=(ITEMS // 2, 6)).repeat(2, 0).astype(np.float32)
     vectors_ND += np.random.default_rng(1).normal(size=vectors_ND.shape, scale=0.05).astype(np.float32)
-    model = tiny(known=Content(table().codes_NL, vectors_ND), near=1).train()
+    model = tiny(known=Content(table().codes_NL, vectors_ND), alike=1).train()
     assert model.likeness is not None
     nn.init.zeros_(model.likeness)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
@@ -255,19 +255,19 @@ def test_it_learns_that_what_comes_next_is_like_the_last() -> None:
     assert model.likeness[0] > 0.02 and model.likeness[6:].abs().max() == 0
 
 
-@pytest.mark.parametrize("near", [0, 5])
-def test_training_knows_nothing_of_new_items_and_they_are_worth_their_content(near: int) -> None:
+@pytest.mark.parametrize("alike", [0, 5])
+def test_training_knows_nothing_of_new_items_and_they_are_worth_their_content(alike: int) -> None:
     items_BT = histories(6, 4)
     new_N = ~torch.isin(torch.arange(ITEMS), items_BT) & (torch.arange(ITEMS) % 2 == 0)
     other = np.where(new_N.numpy()[:, None], np.float32(-3), content().vectors_ND)
     assert new_N.sum() > 3
     losses, centres = [], []
     for vectors_ND in (content().vectors_ND, other):
-        model = tiny(known=Content(table().codes_NL, vectors_ND, new_N), near=near).train()
+        model = tiny(known=Content(table().codes_NL, vectors_ND, new_N), alike=alike).train()
         centres.append(model.vectors_NE.clone())
         model.vectors_NE[~new_N] = centres[0][~new_N]  # where vectors are centred depends on all
-        if near:
-            model.near_known = nearest_items(model.vectors_NE, near, new_N)
+        if alike:
+            model.near_known = nearest_items(evened_out(model.vectors_NE, new_N), alike, new_N)
             assert model.near is not None and new_N[model.near.items_NK].any()
             assert not new_N[model.near_known.items_NK].any()
         for part in (*model.trunk.layers, *model.depth.layers, model.trunk, model.depth):
@@ -322,7 +322,7 @@ def test_it_learns_users_by_heart() -> None:
 
 
 def test_tables_move_with_the_model_and_are_no_weights() -> None:
-    model = tiny(near=3)
+    model = tiny(alike=3)
     assert not {"vectors_NE", "trie", "near"} & {name.partition(".")[0] for name in model.state_dict()}
     assert model.near is not None and model.near is model.near_known
     moved = model.double()
@@ -342,8 +342,8 @@ def test_mistakes() -> None:
         {"form": "flat"},
         {"item_loss": -1.0},
         {"temperature": 0.0},
-        {"near": -1},
-        {"near": 5, "item_loss": 0.0, "judge": 0.0},
+        {"alike": -1},
+        {"alike": 5, "item_loss": 0.0, "judge": 0.0},
         *infinite,
     ):
         with pytest.raises(UserError, match=f"model.{next(iter(change))}"):
@@ -386,5 +386,5 @@ def test_what_is_not_learnt_is_no_parameter(item_loss: float, repeats: bool) -> 
     model = tiny(item_loss, repeats).train()
     model.window_loss([windows(model, histories(5, 3))]).backward()
     assert model.again is None and "again" not in model.state_dict()
-    assert tiny(0.0, near=3).likeness is None
+    assert tiny(0.0, alike=3).likeness is None
     assert all(parameter.grad is not None for parameter in model.parameters()), "DDP waits for every gradient"
