@@ -67,7 +67,8 @@ class Sidlight(ItemCausal):
         assert content.vectors_ND is not None
         self.item_loss, self.temperature, self.judge = item_loss, temperature, judge
         self.trie = Trie.from_codes(content.codes_NL)
-        self.vectors_NE, self.new_N = as_small_as_embeddings(centred(content.vectors_ND)), content.new_N
+        told, vectors_NE, self.new_N = alike > 0 and item_loss > 0, centred(content.vectors_ND), content.new_N
+        self.vectors_NE = as_small_as_embeddings(evened_out(vectors_NE, self.new_N) if told else vectors_NE)
         self.again = nn.Parameter(torch.zeros(1)) if repeats and item_loss else None
         """The cosine that an item of the history has more."""
         self.near: Near | None = None
@@ -75,11 +76,10 @@ class Sidlight(ItemCausal):
         """Those that training may know of."""
         self.likeness: nn.Parameter | None = None
         """How much of its cosine with the last item of the history, the last but one, ... an item has more."""
-        if alike and item_loss:
-            even_NE = evened_out(self.vectors_NE, self.new_N)
-            self.near = self.near_known = nearest_items(even_NE, alike)
+        if told:
+            self.near = self.near_known = nearest_items(self.vectors_NE, alike)
             if self.new_N is not None:
-                self.near_known = nearest_items(even_NE, alike, self.new_N)
+                self.near_known = nearest_items(self.vectors_NE, alike, self.new_N)
             self.likeness = nn.Parameter(torch.zeros(max_items))
         self.items = nn.Parameter(torch.empty(len(content.codes_NL), trunk.width).normal_(std=INIT_STD))
         self.content = nn.Linear(self.vectors_NE.shape[1], trunk.width, bias=False)

@@ -87,11 +87,13 @@ def test_without_items_of_its_own_it_is_the_item_form(copies: bool) -> None:
     assert torch.equal(model.window_loss([given]), plain.window_loss([given]))
 
 
-def test_inputs_are_codes_content_and_the_item_itself() -> None:
-    model, items_BT = tiny(), histories(4, 2)
+@pytest.mark.parametrize("alike", [0, 3])
+def test_inputs_are_codes_content_and_the_item_itself(alike: int) -> None:
+    model, items_BT = tiny(alike=alike), histories(4, 2)
     items_PL = tokens(model, items_BT).unflatten(1, (-1, table().num_levels)).flatten(0, 1)
     found_BTD = model.item_inputs(items_PL).unflatten(0, (2, -1))
-    vectors_NE = as_small_as_embeddings(centred(content().vectors_ND))
+    read_NE = centred(content().vectors_ND)
+    vectors_NE = as_small_as_embeddings(evened_out(read_NE) if alike else read_NE)
     for row, place in ((0, 0), (0, 3), (1, 1)):
         item = int(items_BT[row, place])
         codes = sum(model.embedding[token] for token in model.tokens.encode(table().codes_NL[item]))
@@ -267,7 +269,7 @@ def test_training_knows_nothing_of_new_items_and_they_are_worth_their_content(al
         centres.append(model.vectors_NE.clone())
         model.vectors_NE[~new_N] = centres[0][~new_N]  # where vectors are centred depends on all
         if alike:
-            model.near_known = nearest_items(evened_out(model.vectors_NE, new_N), alike, new_N)
+            model.near_known = nearest_items(model.vectors_NE, alike, new_N)
             assert model.near is not None and new_N[model.near.items_NK].any()
             assert not new_N[model.near_known.items_NK].any()
         for part in (*model.trunk.layers, *model.depth.layers, model.trunk, model.depth):
