@@ -249,7 +249,8 @@ class SidlightConfig(CausalConfig):
     repeats: bool = field(default=False, metadata=IF_SET)
     """Learn how much likelier, or less likely, an item is for being in the history already."""
     alike: int = field(default=0, metadata=IF_SET)
-    """Learn how much likelier an item is for being one of so many that are like an item of the history in content."""
+    """Learn how much likelier an item is for being one of so many that are like an item of the history in content,
+    which is read with equal variance in every direction then."""
 
     @property
     def reads_content(self) -> bool:

@@ -4,10 +4,10 @@ An item of the history is the sum of three: its code embeddings, as in `models.c
 vector, which the codes keep only roughly; and an embedding of its own, for who chose what. The same vectors answer a
 softmax over all items from the trunk's states, an additional loss. There, what is in the history already has a logit of
 its own to add, one number for all items and users: whether things come again is a habit of the data, which states of
-items that are told from each other by likeness cannot know. And neighbours by content of what is in the history may
-have more (`model.alike`), a share of their cosines that is learnt for each place from the end. What is written
-is semantic IDs, as everywhere; which beams go on, and in what order their items end, is decided by both: the likelihood
-of the codes, and the best of the whole items below them (`worth`).
+items that are told from each other by likeness cannot know. With `alike` the nearest neighbours of the history's items
+have more too, a share of their cosines that is learnt for each place from the end; content is evened out then, which
+tells better what is alike. What is written is semantic IDs, as everywhere; which beams go on, and in what order their
+items end, is decided by both: the likelihood of the codes, and the best of the whole items below them (`worth`).
 
 Legend: B users or windows, S tokens, T items of a history, X targets, P pairs of a target and an item, N items, L
 levels, M places of several parts, or items of histories, K neighbours, D width, E width of content.
@@ -43,7 +43,7 @@ class Sidlight(ItemCausal):
         temperature: of its softmax over cosines.
         judge: weight of these cosines, over the temperature, beside the log-likelihood of the codes in a beam's score.
         repeats: learn, from the loss over whole items, what those of the history have more or less than others.
-        alike: learn the same of so many neighbours of each item of the history.
+        alike: learn the same of so many neighbours of each item of the history, by content that is `evened_out`.
     """
 
     def __init__(

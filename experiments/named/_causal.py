@@ -27,15 +27,15 @@ def causal(name: str, data: CatalogConfig, published: dict[str, dict[str, float]
     )
 
 
-def sidlight(name: str, data: CatalogConfig, published: dict[str, dict[str, float]]) -> RunConfig:
+def sidlight(name: str, data: CatalogConfig, published: dict[str, dict[str, float]], alike: int = 100) -> RunConfig:
     """The item form fused with items of their own, which learn who chose what and what comes again, in place of codes
-    that do: half the epochs, at a higher rate (experiments/LOG.md)."""
+    that do, and told which items are `alike` in content: half the epochs, at a higher rate (experiments/LOG.md)."""
     base = causal(name, data, published)
     return replace(
         base,
         embed=EmbedConfig(),
         tokenizer=RQVAEConfig(),
-        model=SidlightConfig(dropout=0.4, repeats=True),
+        model=SidlightConfig(dropout=0.4, repeats=True, alike=alike),
         optimizer=replace(base.optimizer, learning_rate=3e-3),
         train=replace(base.train, max_epochs=12),
     )

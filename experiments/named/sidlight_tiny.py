@@ -11,5 +11,7 @@ from models.configs import SidlightConfig
 
 
 def config() -> RunConfig:
-    sizes = SidlightConfig(width=64, num_layers=2, depth_layers=1, head_width=16, ff_width=128, dropout=0.1)
+    sizes = SidlightConfig(
+        width=64, num_layers=2, depth_layers=1, head_width=16, ff_width=128, dropout=0.1, repeats=True, alike=10
+    )
     return replace(causal_tiny.config(), name="sidlight_tiny", model=sizes)
