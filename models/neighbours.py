@@ -26,9 +26,9 @@ class Near(NamedTuple):
 
 
 def evened_out(vectors_NE: Tensor, new_N: Tensor | None = None) -> Tensor:
-    """(N, E) float32, the vectors around the mean of those that are not new, with variance 1 in every direction: the
-    many small differences of texts count as much then as the few large ones, which is worth a quarter to neighbours by
-    cosine (experiments/LOG.md, 2026-12-03).
+    """(N, E) float32, the vectors around the mean of those that are not new, with nearly the same variance in every
+    direction: the many small differences of texts count as much then as the few large ones, which is worth a fifth to
+    neighbours by cosine (experiments/LOG.md, 2026-12-03). As they are, where fewer than two are known.
 
     The covariance is estimated as by Ledoit and Wolf (Journal of Multivariate Analysis 88, 2004), who shrink it towards
     equal variances, by a hundredth for 10,000 items of width 384, by half for 100. Of all vectors of such variance
@@ -42,7 +42,9 @@ def evened_out(vectors_NE: Tensor, new_N: Tensor | None = None) -> Tensor:
     centred_NE = vectors_NE.double() - vectors_NE[known_N].double().mean(0)
     covariance_EE, _ = ledoit_wolf(centred_NE[known_N].numpy(), assume_centered=True)
     variance_E, directions_EE = torch.linalg.eigh(torch.from_numpy(covariance_EE))
-    least = (1e-6 * variance_E.max()).clamp_min(torch.finfo(torch.double).tiny)
+    if not variance_E.max() > 0:
+        return centred_NE.float()
+    least = 1e-3 * variance_E.mean()
     return (centred_NE @ directions_EE * variance_E.clamp(min=least).rsqrt() @ directions_EE.T).float()
 
 

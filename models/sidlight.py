@@ -67,8 +67,11 @@ class Sidlight(ItemCausal):
         assert content.vectors_ND is not None
         self.item_loss, self.temperature, self.judge = item_loss, temperature, judge
         self.trie = Trie.from_codes(content.codes_NL)
-        told, vectors_NE, self.new_N = alike > 0 and item_loss > 0, centred(content.vectors_ND), content.new_N
-        self.vectors_NE = as_small_as_embeddings(evened_out(vectors_NE, self.new_N) if told else vectors_NE)
+        centred_NE, self.new_N = centred(content.vectors_ND), content.new_N
+        if told := alike > 0 and item_loss > 0:
+            self.vectors_NE = as_small_as_embeddings(evened_out(centred_NE, self.new_N), self.new_N)
+        else:
+            self.vectors_NE = as_small_as_embeddings(centred_NE)
         self.again = nn.Parameter(torch.zeros(1)) if repeats and item_loss else None
         """The cosine that an item of the history has more."""
         self.near: Near | None = None
@@ -183,6 +186,7 @@ class Sidlight(ItemCausal):
             return self.judge * item_logits(asked_BD, items_ND, more)
 
 
-def as_small_as_embeddings(centred_NE: Tensor) -> Tensor:
-    """(N, E) the vectors with the spread that embeddings have at first."""
-    return centred_NE * (INIT_STD / centred_NE.std().clamp_min(1e-6))
+def as_small_as_embeddings(centred_NE: Tensor, new_N: Tensor | None = None) -> Tensor:
+    """(N, E) the vectors; those that are not new have the spread that embeddings have at first."""
+    known_NE = centred_NE if new_N is None else centred_NE[~new_N]
+    return centred_NE * (INIT_STD / known_NE.std().clamp_min(1e-6))

@@ -28,8 +28,8 @@ def causal(name: str, data: CatalogConfig, published: dict[str, dict[str, float]
 
 
 def sidlight(name: str, data: CatalogConfig, published: dict[str, dict[str, float]], alike: int = 100) -> RunConfig:
-    """The item form fused with items of their own, which learn who chose what and what comes again, in place of codes
-    that do, and told which items are `alike` in content: half the epochs, at a higher rate (experiments/LOG.md)."""
+    """The item form fused with items of their own, which learn who chose what, what comes again and what nearness to
+    `alike` neighbours is worth, in place of codes that do: half the epochs, at a higher rate (experiments/LOG.md)."""
     base = causal(name, data, published)
     return replace(
         base,

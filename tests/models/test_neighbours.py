@@ -76,3 +76,10 @@ def test_few_items_and_such_as_are_all_alike_stay_finite(vectors_NE: Tensor, kno
 def test_of_few_items_some_stay_nearer_than_others() -> None:
     near = nearest_items(evened_out(varied(20, width=40)), 19)
     assert (near.cosines_NK[:, 0] - near.cosines_NK[:, -1]).min() > 0.2
+
+
+def test_what_is_new_among_items_that_are_all_alike_stays_finite() -> None:
+    vectors_NE = torch.cat([torch.full((3, 4), 0.1), varied(4, width=4)])
+    new_N = torch.arange(7) >= 3
+    even_NE = evened_out(vectors_NE, new_N)
+    assert torch.equal(even_NE[:3], torch.zeros(3, 4)) and even_NE.isfinite().all() and even_NE.abs().max() < 10

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from datamodules.batch import token_sequence
 from models.configs import CausalConfig, Content, SidlightConfig
 from models.item_softmax import item_logits, item_softmax
-from models.neighbours import evened_out, nearest_items
+from models.neighbours import evened_out
 from models.sidlight import Sidlight, as_small_as_embeddings
 from sid.decode import FirstCodeGiven, beam_search, recommended
 from sid.errors import UserError
@@ -263,15 +263,19 @@ def test_training_knows_nothing_of_new_items_and_they_are_worth_their_content(al
     new_N = ~torch.isin(torch.arange(ITEMS), items_BT) & (torch.arange(ITEMS) % 2 == 0)
     other = np.where(new_N.numpy()[:, None], np.float32(-3), content().vectors_ND)
     assert new_N.sum() > 3
-    losses, centres = [], []
+    losses, models = [], []
     for vectors_ND in (content().vectors_ND, other):
         model = tiny(known=Content(table().codes_NL, vectors_ND, new_N), alike=alike).train()
-        centres.append(model.vectors_NE.clone())
-        model.vectors_NE[~new_N] = centres[0][~new_N]  # where vectors are centred depends on all
+        models.append(model)
         if alike:
-            model.near_known = nearest_items(model.vectors_NE, alike, new_N)
+            first = models[0]
+            assert model.near_known is not None and first.near_known is not None
+            assert torch.allclose(model.vectors_NE[~new_N], first.vectors_NE[~new_N], atol=1e-7)
+            assert torch.equal(model.near_known.items_NK[~new_N], first.near_known.items_NK[~new_N])
+            model.near_known = first.near_known  # of the same cosines, but for rounding
             assert model.near is not None and new_N[model.near.items_NK].any()
             assert not new_N[model.near_known.items_NK].any()
+        model.vectors_NE[~new_N] = models[0].vectors_NE[~new_N]  # but for `alike`, their centre is that of all
         for part in (*model.trunk.layers, *model.depth.layers, model.trunk, model.depth):
             part.rate = 0.0
         loss = model.window_loss([windows(model, items_BT)])
