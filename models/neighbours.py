@@ -19,7 +19,7 @@ class Near(NamedTuple):
 
     items_NK: Tensor
     cosines_NK: Tensor
-    """float32."""
+    """float32, until the model is moved to another precision."""
 
     def each(self, fn: Callable[[Tensor], Tensor]) -> "Near":
         return Near(*map(fn, self))
@@ -28,7 +28,8 @@ class Near(NamedTuple):
 def evened_out(vectors_NE: Tensor, new_N: Tensor | None = None) -> Tensor:
     """(N, E) float32, the vectors around the mean of those that are not new, with nearly the same variance in every
     direction: the many small differences of texts count as much then as the few large ones, which is worth a fifth to
-    neighbours by cosine (experiments/LOG.md, 2026-12-03). As they are, where fewer than two are known.
+    neighbours by cosine (experiments/LOG.md, 2026-12-03). As they are, where fewer than two are known. `new_N`: bool,
+    the items that training must know nothing of; they are evened out by the others.
 
     The covariance is estimated as by Ledoit and Wolf (Journal of Multivariate Analysis 88, 2004), who shrink it towards
     equal variances, by a hundredth for 10,000 items of width 384, by half for 100. Of all vectors of such variance
