@@ -33,8 +33,11 @@ def serve(arguments: Sequence[str]) -> None:
     except ImportError as error:
         raise UserError("the service needs the extra serve: pip install -e '.[serve]'") from error
     from experiments.deploy import recommender
+    from serving.recommender import Question
 
-    app = create_app(recommender(Path(folders[0]), own["device"]), int(own["batch"]))
+    ready = recommender(Path(folders[0]), own["device"])
+    ready.answer([[0]], Question(k=1))  # a model makes some tables when it is first asked
+    app = create_app(ready, int(own["batch"]))
     place = bound(own["host"], int(own["port"]))
     print(f"http://{own['host']}:{own['port']}", flush=True)
     with suppress(KeyboardInterrupt):  # how it is stopped

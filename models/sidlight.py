@@ -68,22 +68,17 @@ class Sidlight(ItemCausal):
         self.item_loss, self.temperature, self.judge = item_loss, temperature, judge
         self.trie = Trie.from_codes(content.codes_NL)
         centred_NE, self.new_N = centred(content.vectors_ND), content.new_N
-        if told := alike > 0 and item_loss > 0:
+        if alike and item_loss:
             self.vectors_NE = as_small_as_embeddings(evened_out(centred_NE, self.new_N), self.new_N)
         else:
             self.vectors_NE = as_small_as_embeddings(centred_NE)
         self.again = nn.Parameter(torch.zeros(1)) if repeats and item_loss else None
         """The cosine that an item of the history has more."""
-        self.near: Near | None = None
-        self.near_known: Near | None = None
-        """Those that training may know of."""
-        self.likeness: nn.Parameter | None = None
+        self.alike = alike
+        self.likeness = nn.Parameter(torch.zeros(max_items)) if alike and item_loss else None
         """How much of its cosine with the last item of the history, the last but one, ... an item has more."""
-        if told:
-            self.near = self.near_known = nearest_items(self.vectors_NE, alike)
-            if self.new_N is not None:
-                self.near_known = nearest_items(self.vectors_NE, alike, self.new_N)
-            self.likeness = nn.Parameter(torch.zeros(max_items))
+        self.lists: dict[bool, Near] = {}
+        """`neighbours`, until the model is moved."""
         self.items = nn.Parameter(torch.empty(len(content.codes_NL), trunk.width).normal_(std=INIT_STD))
         self.content = nn.Linear(self.vectors_NE.shape[1], trunk.width, bias=False)
         nn.init.normal_(self.content.weight, std=1 / math.sqrt(self.vectors_NE.shape[1]))
@@ -96,11 +91,8 @@ class Sidlight(ItemCausal):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Sidlight":
         """Moves the catalogue's tables with the model. They are no buffers: those are broadcast."""
-        self.vectors_NE, self.trie, self.kept_ND = fn(self.vectors_NE), self.trie.each(fn), None
+        self.vectors_NE, self.trie, self.kept_ND, self.lists = fn(self.vectors_NE), self.trie.each(fn), None, {}
         self.new_N = None if self.new_N is None else fn(self.new_N)
-        shared = self.near_known is self.near
-        self.near = self.near and self.near.each(fn)
-        self.near_known = self.near if shared else self.near_known and self.near_known.each(fn)
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, *args: Any) -> None:
@@ -124,7 +116,7 @@ class Sidlight(ItemCausal):
         loss = self.mean_loss(self.code_logits(windows, states_XD, tokens_XL), codes_XL)
         if not (self.training and self.item_loss):
             return loss
-        asked_XD, more = self.asked(states_XD, self.histories(windows), self.near_known)
+        asked_XD, more = self.asked(states_XD, self.histories(windows), self.neighbours(known=True))
         answers = self.answers(self.trie.find(codes_XL), more)
         return loss + self.item_loss * item_softmax(asked_XD, *answers)
 
@@ -150,6 +142,18 @@ class Sidlight(ItemCausal):
     def own_items(self) -> Tensor:
         """(N, D), what is learnt of every item alone: nothing of one that is new."""
         return self.items if self.new_N is None else self.items.masked_fill(self.new_N[:, None], 0.0)
+
+    def neighbours(self, known: bool = False) -> Near | None:
+        """The `alike` items that are most like each; with `known`, none that training must know nothing of. Found where
+        the model is when first asked for, as that takes a while (`nearest_items`) and not all who build one ask."""
+        if self.likeness is None:
+            return None
+        without = self.new_N if known else None
+        if (key := without is None) not in self.lists:
+            device = self.vectors_NE.device.type
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
+                self.lists[key] = nearest_items(self.vectors_NE, self.alike, without)
+        return self.lists[key]
 
     def asked(self, states_XD: Tensor, history_XT: Tensor, near: Near | None) -> tuple[Tensor, Additions | None]:
         """What makes the logits of whole items: vectors (X, D) whose inner products with `unit_items` are cosines over
@@ -182,7 +186,7 @@ class Sidlight(ItemCausal):
         with torch.autocast(state.user_BD.device.type, enabled=False):
             items_ND = self.unit_items() if self.training or self.kept_ND is None else self.kept_ND
             self.kept_ND = None if self.training else items_ND
-            asked_BD, more = self.asked(state.user_BD.float(), self.numbers(state.items_BTL), self.near)
+            asked_BD, more = self.asked(state.user_BD.float(), self.numbers(state.items_BTL), self.neighbours())
             return self.judge * item_logits(asked_BD, items_ND, more)
 
 

@@ -236,9 +236,20 @@ def test_neighbours_of_the_history_have_a_share_of_their_cosines_more(repeats: b
             near = [other for other in cosine_N.argsort(descending=True).tolist() if other != item][:4]
             for other in near:
                 expected_XN[row, other] += model.likeness[back] * cosine_N[other] / 0.07
-    asked_XD, more = model.asked(states_XD, history_XT, model.near)
+    asked_XD, more = model.asked(states_XD, history_XT, model.neighbours())
     found_XN = item_logits(asked_XD, model.unit_items(), more)
     torch.testing.assert_close(found_XN, expected_XN, atol=1e-4, rtol=1e-4)
+
+
+def test_neighbours_that_were_first_asked_for_in_a_test_in_bfloat16_are_good_for_training() -> None:
+    model, other = tiny(alike=4), tiny(alike=4)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        found = model.neighbours()
+    expected = other.neighbours()
+    assert found is not None and expected is not None and model.likeness is not None
+    assert torch.equal(found.items_NK, expected.items_NK) and torch.equal(found.cosines_NK, expected.cosines_NK)
+    model.train().window_loss([windows(model, histories(4, 3))]).backward()
+    assert model.likeness.grad is not None and model.likeness.grad.any()
 
 
 def test_it_learns_that_what_comes_next_is_like_the_last() -> None:
@@ -269,12 +280,16 @@ def test_training_knows_nothing_of_new_items_and_they_are_worth_their_content(al
         models.append(model)
         if alike:
             first = models[0]
-            assert model.near_known is not None and first.near_known is not None
+            near, near_known, first_known = (
+                model.neighbours(),
+                model.neighbours(known=True),
+                first.neighbours(known=True),
+            )
+            assert near is not None and near_known is not None and first_known is not None
             assert torch.allclose(model.vectors_NE[~new_N], first.vectors_NE[~new_N], atol=1e-7)
-            assert torch.equal(model.near_known.items_NK[~new_N], first.near_known.items_NK[~new_N])
-            model.near_known = first.near_known  # of the same cosines, but for rounding
-            assert model.near is not None and new_N[model.near.items_NK].any()
-            assert not new_N[model.near_known.items_NK].any()
+            assert torch.equal(near_known.items_NK[~new_N], first_known.items_NK[~new_N])
+            assert new_N[near.items_NK].any() and not new_N[near_known.items_NK].any()
+            model.lists[False] = first_known  # of the same cosines, but for rounding
         model.vectors_NE[~new_N] = models[0].vectors_NE[~new_N]  # but for `alike`, their centre is that of all
         for part in (*model.trunk.layers, *model.depth.layers, model.trunk, model.depth):
             part.rate = 0.0
@@ -287,7 +302,7 @@ def test_training_knows_nothing_of_new_items_and_they_are_worth_their_content(al
     model.eval()
     with torch.no_grad():
         state = model.begin(tokens(model, items_BT))
-        asked_BD, more = model.asked(state.user_BD, items_BT, model.near)
+        asked_BD, more = model.asked(state.user_BD, items_BT, model.neighbours())
         alone_ND = F.normalize(model.content(model.vectors_NE), dim=1)
         worth_BN = model.worth(state)
     whole_BN = item_logits(asked_BD, alone_ND, more)
@@ -330,10 +345,11 @@ def test_it_learns_users_by_heart() -> None:
 def test_tables_move_with_the_model_and_are_no_weights() -> None:
     model = tiny(alike=3)
     assert not {"vectors_NE", "trie", "near"} & {name.partition(".")[0] for name in model.state_dict()}
-    assert model.near is not None and model.near is model.near_known
+    near = model.neighbours()
+    assert near is not None and near is model.neighbours(known=True) is model.neighbours()
     moved = model.double()
-    assert moved.near is moved.near_known and moved.near is not None
-    assert moved.near.cosines_NK.dtype == torch.double and moved.near.items_NK.dtype == torch.int64
+    again = moved.neighbours()
+    assert again is not None and again is not near and torch.equal(again.items_NK, near.items_NK)
     assert moved.vectors_NE.dtype == torch.double and moved.trie.leaf_item.dtype == torch.int32
     assert torch.isfinite(moved.window_loss([windows(moved, histories(4, 3))]))
 
